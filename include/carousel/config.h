@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every knob of the engine. Sizes are in tokens unless the name says otherwise.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace carousel {
+
+// How a block's importance grows with the attention mass that it receives.
+enum class Aggregation {
+  kSum,      // the sum over all counted queries
+  kNormSum,  // the sum divided by the number of counted queries that could see the block
+};
+
+// How survivors of an eviction reach contiguous positions (docs/design: the two exact ways).
+enum class Rotation {
+  kAuto,   // query rotation where the probe proves RoPE, off elsewhere
+  kQuery,  // queries are rotated per run of blocks; keys are never rewritten
+  kKeys,   // surviving keys are rewritten after each eviction
+  kOff,    // nothing is rotated
+};
+
+// Where a kept token stands for attention.
+enum class PositionPolicy {
+  kAuto,     // kKeep while the stream is inside the trained window, kCompact before it ends
+  kKeep,     // its logical position; leaves the trained window on a long stream
+  kCompact,  // its place among what is kept
+};
+
+// When a prompt is evicted.
+enum class PromptEviction {
+  kCapped,  // between chunks: the cache never exceeds max_cache_size by more than one chunk
+  kAtEnd,   // once, after the whole prompt, by the attention of the prompt's last tokens
+};
+
+enum class KvType { kF32, kF16 };
+
+// The reference's eviction (start, evictable and recent areas; SnapKV window) with its defaults.
+struct EvictionConfig {
+  std::int64_t start_size = 32;    // attention sinks, never evicted; multiple of block_size, > 0
+  std::int64_t recent_size = 128;  // the newest tokens, never evicted; multiple of block_size, > 0
+  std::int64_t max_cache_size =
+      672;  // per layer; multiple of block_size, > start_size + recent_size
+  Aggregation aggregation = Aggregation::kNormSum;
+  // How many of a chunk's (kAtEnd: of the prompt's) last queries vote; 0: all of them, unpooled
+  // (H2O).
+  std::int64_t snapkv_window = 8;
+  // Width in tokens of the max-pooling over neighbours that SnapKV applies to votes; odd, 1: none.
+  std::int64_t pooling_width = 7;
+  Rotation rotation = Rotation::kAuto;
+  PositionPolicy positions = PositionPolicy::kAuto;
+  PromptEviction prompt_eviction = PromptEviction::kCapped;
+  // Overrides max_cache_size layer by layer; empty: the same for all. Same rules as max_cache_size.
+  std::vector<std::int64_t> layer_max_cache_size;
+};
+
+struct CacheConfig {
+  std::int64_t block_size = 32;  // tokens in a block; a multiple of 8, at most 256
+  KvType key_type = KvType::kF16;
+  KvType value_type = KvType::kF16;
+  // Hard limits on what the pool may ever hold, over all layers together (bytes) or per layer
+  // (tokens). 0: no limit beyond what the eviction settings and the machine's memory imply.
+  std::int64_t limit_bytes = 0;
+  std::int64_t limit_tokens = 0;
+};
+
+struct EngineConfig {
+  CacheConfig cache;
+  std::optional<EvictionConfig> eviction = EvictionConfig{};  // nullopt: keep everything
+  std::int64_t chunk_size = 256;  // most tokens of a prompt in one step; at least block_size
+};
+
+// Throws carousel::Error (kInvalidArgument) that names the first field at fault, its value, the
+// limit and the nearest legal value. Needs no model; Engine::Create checks what depends on one.
+void Validate(const EngineConfig& config);
+
+// The names that flags, environment variables and JSON use ("norm_sum", "query", "at_end", ...).
+std::string_view Name(Aggregation value);
+std::string_view Name(Rotation value);
+std::string_view Name(PositionPolicy value);
+std::string_view Name(PromptEviction value);
+std::string_view Name(KvType value);
+// The inverse. nullopt when there is no such name.
+std::optional<Aggregation> ParseAggregation(std::string_view name);
+std::optional<Rotation> ParseRotation(std::string_view name);
+std::optional<PositionPolicy> ParsePositionPolicy(std::string_view name);
+std::optional<PromptEviction> ParsePromptEviction(std::string_view name);
+std::optional<KvType> ParseKvType(std::string_view name);
+
+}  // namespace carousel

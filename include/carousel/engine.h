@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine: one endless sequence through a model in a cache of fixed size.
+//
+//   request -> schedule -> plan (evict, allocate, positions) -> forward -> sample -> commit -> out
+//
+// One thread calls Submit, Step and the rest; Cancel alone may be called from any thread or a
+// signal handler.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "carousel/config.h"
+#include "carousel/model.h"
+#include "carousel/types.h"
+
+namespace carousel {
+
+struct SamplingParams {
+  double temperature = 0.0;  // 0: greedy (the first of the largest logits)
+  std::int64_t top_k = 0;    // 0: off
+  double top_p = 1.0;        // in (0, 1]; 1: off
+  double min_p = 0.0;        // in [0, 1); 0: off. Keeps p >= min_p * the largest p
+  double repetition_penalty =
+      1.0;                         // > 0; 1: off (Keskar et al. 2019: divides or multiplies logits)
+  double presence_penalty = 0.0;   // in [-2, 2]; subtracted once from tokens generated before
+  double frequency_penalty = 0.0;  // in [-2, 2]; subtracted per occurrence among generated tokens
+  std::int64_t penalty_window =
+      1024;  // how many of the last tokens repetition_penalty looks at; > 0
+  std::uint64_t seed = 0;
+  std::int64_t logprobs =
+      0;  // how many of the likeliest tokens to report with each new token; at most 20
+};
+
+// Throws carousel::Error that names the field, the value and the limit.
+void Validate(const SamplingParams& params);
+
+struct Request {
+  std::vector<TokenId> prompt;      // appended to what the sequence already holds
+  std::int64_t max_new_tokens = 0;  // 0: only read the prompt
+  bool ignore_end_tokens = false;
+  bool score_prompt =
+      false;  // report each prompt token's negative log-likelihood (teacher forcing)
+  SamplingParams sampling;
+};
+
+enum class FinishReason { kNone, kStop, kLength, kCancelled };
+std::string_view Name(FinishReason value);  // "", "stop", "length", "cancelled"
+
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob =
+      0.0F;  // natural logarithm, of the model's distribution before temperature and filters
+};
+
+struct SampledToken {
+  TokenId token = 0;
+  float logprob = 0.0F;
+  std::vector<TokenLogprob> top;  // params.logprobs entries, likeliest first
+};
+
+struct StepResult {
+  std::int64_t tokens_processed = 0;  // of the prompt or the last sampled token
+  std::vector<double>
+      negative_log_likelihood;          // nats, one per prompt token scored in this step, in order
+  std::optional<SampledToken> sampled;  // at most one new token
+  FinishReason finish_reason = FinishReason::kNone;
+  std::int64_t evicted_tokens = 0;  // by this step, in the group that evicted most
+};
+
+struct EngineMetrics {
+  std::int64_t logical_tokens = 0;       // of the sequence so far
+  std::int64_t resident_tokens = 0;      // now, the maximum over groups
+  std::int64_t max_resident_tokens = 0;  // ever
+  std::int64_t evicted_tokens = 0;       // ever, the maximum over groups
+  std::int64_t evictions = 0;            // steps that evicted
+  std::int64_t cache_bytes = 0;          // of blocks in use
+  std::int64_t reserved_bytes = 0;       // that the pool holds
+  std::int64_t cache_bytes_per_token = 0;
+  double attention_seconds = 0.0;      // inside our attention, since the engine was made
+  double forward_seconds = 0.0;        // the model's whole forward, attention included
+  Rotation rotation = Rotation::kOff;  // in force: never kAuto
+  PositionPolicy positions = PositionPolicy::kKeep;  // in force now: never kAuto
+};
+
+class Engine {
+ public:
+  // Probes the model's RoPE, settles rotation and positions, reserves what it must. Throws
+  // carousel::Error when the configuration is invalid or does not fit the model (a rotation that
+  // the probe refuses, a cache beyond the trained window, memory that is not to be had).
+  static std::unique_ptr<Engine> Create(std::unique_ptr<Model> model, const EngineConfig& config);
+  virtual ~Engine() = default;
+
+  virtual const Model& model() const = 0;
+  virtual const EngineConfig& config() const = 0;
+  // Why rotation is what it is: one sentence per finding of the probe.
+  virtual std::string rotation_reason() const = 0;
+
+  // Appends a request to the sequence. Nothing runs yet. The previous answer's last token, which
+  // the cache has not seen, goes in front of the prompt, unless the answer ended with an end token:
+  // that one is dropped, and the prompt says how a turn ends. Throws carousel::Error for an empty
+  // prompt, a token outside the vocabulary, bad sampling; the sequence is then unchanged. Must not
+  // be called while HasWork().
+  virtual void Submit(Request request) = 0;
+  virtual bool HasWork() const = 0;
+  // One forward pass: a chunk of the prompt, or one token of the answer. When Error is thrown (out
+  // of memory, the runtime failed) the sequence must be Reset before it is used again.
+  virtual StepResult Step() = 0;
+  // Ends the running request at the next step, with kCancelled. Prompt tokens not yet read are
+  // dropped.
+  virtual void Cancel() noexcept = 0;
+  // Forgets everything; all blocks go back to the pool.
+  virtual void Reset() = 0;
+  virtual EngineMetrics metrics() const = 0;
+};
+
+}  // namespace carousel

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of one layer over a block table: the kernel that every token passes through.
+//
+// For each query head: out = softmax(scale * R(s) q . K + bias) V over the visible tokens, with s
+// the shift of each block (docs/design: query rotation), and the attention mass that each token
+// received, which is what eviction decides by. Scores of a tile of queries are kept, so the mass
+// costs no second read of keys.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "cache/block_shape.h"
+#include "carousel/model.h"
+#include "carousel/types.h"
+#include "rope/rotation_table.h"
+
+namespace carousel {
+
+// A block as attention sees it.
+struct AttentionBlock {
+  const std::byte* data = nullptr;  // laid out as BlockShape says
+  std::int64_t tokens = 0;          // filled slots, from the first on
+  std::int64_t shift_blocks = 0;    // s / block_size; 0 where nothing rotates
+  Position attention;               // v of the first token
+  Position logical;                 // of the first token
+};
+
+// One layer's attention for one step of one sequence. The step's own keys and values are in the
+// blocks.
+struct AttentionInput {
+  const AttentionLayerSpec* layer = nullptr;
+  const BlockShape* shape = nullptr;
+  const RotationTable* rotation =
+      nullptr;                             // extended far enough; may be null when all shifts are 0
+  std::span<const AttentionBlock> blocks;  // in stream order; all but the last are full
+  std::int64_t queries = 0;
+  Position
+      first_query_attention;  // v of query 0; query i is i tokens further, here and in the stream
+  Position first_query_logical;
+  const float* q =
+      nullptr;  // [queries, H * key_dim], rotated by the model to its written positions
+  std::int64_t counted_queries = 0;  // the last so many add to the mass
+};
+
+struct AttentionOutput {
+  float* out = nullptr;  // [queries, H * value_dim]
+  // [blocks * block_size]: softmax probability summed over heads and counted queries; a slot that
+  // is not filled gets 0. Empty when counted_queries is 0.
+  std::span<float> token_mass;
+};
+
+// Owns the scratch memory, which only grows: no allocation per step once the sizes have been seen.
+class PagedAttention {
+ public:
+  PagedAttention();
+  ~PagedAttention();
+  PagedAttention(PagedAttention&&) noexcept;
+  PagedAttention& operator=(PagedAttention&&) noexcept;
+
+  // Runs on all cores. One call at a time. Throws std::bad_alloc when scratch cannot grow.
+  void Run(const AttentionInput& input, const AttentionOutput& output);
+
+ private:
+  struct Scratch;
+  std::unique_ptr<Scratch> scratch_;
+};
+
+}  // namespace carousel

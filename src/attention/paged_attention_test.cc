@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel against the dense double-precision reference, over random block tables: appended,
+// evicted, shifted, partly filled, with every kind of layer.
+#include "attention/paged_attention.h"
+
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+
+#include "attention/reference.h"
+#include "cache/block_pools.h"
+#include "cache/block_table.h"
+#include "rope/rotate.h"
+
+namespace carousel {
+namespace {
+
+struct Case {
+  AttentionLayerSpec layer;
+  LayerRope rope;
+  BlockShape shape;
+  PositionRules rules;
+  std::int64_t steps = 4;
+  std::int64_t queries = 1;
+  std::int64_t counted = 0;
+};
+
+// A sequence as the naive cache sees it: every token with its plain key, and whether it is still
+// there.
+class RandomSequence {
+ public:
+  RandomSequence(const Case& test_case, std::uint64_t seed)
+      : case_(test_case),
+        generator_(seed),
+        pools_(std::vector<BlockShape>{test_case.shape}, 0),
+        tables_(1, test_case.shape.block_size, test_case.rules),
+        rotation_(test_case.rope.rotates()
+                      ? std::make_unique<RotationTable>(test_case.rope, test_case.shape.block_size)
+                      : nullptr) {}
+
+  // Evicts at random and appends, some times; the last step has case.queries tokens.
+  void Grow() {
+    for (std::int64_t step = 0; step < case_.steps; ++step) {
+      EvictSome();
+      AppendTokens(step + 1 == case_.steps ? case_.queries : Below(3 * case_.shape.block_size) + 1);
+    }
+  }
+
+  void Check() {
+    std::vector<float> q = Normal(case_.queries * case_.layer.query_heads * case_.layer.key_dim);
+    std::vector<ReferenceQuery> reference_queries;
+    RotateQueries(&q, &reference_queries);
+    const ReferenceOutput expected =
+        ReferenceAttention(case_.layer, case_.rope, Survivors(), reference_queries);
+
+    std::vector<AttentionBlock> blocks = Blocks();
+    const auto filled = static_cast<std::size_t>(tables_.table(0).resident_tokens());
+    std::vector<float> out(
+        static_cast<std::size_t>(case_.queries * case_.layer.query_heads * case_.layer.value_dim),
+        std::numeric_limits<float>::quiet_NaN());
+    std::vector<float> mass(
+        case_.counted == 0 ? 0 : blocks.size() * static_cast<std::size_t>(case_.shape.block_size));
+    PagedAttention attention;
+    attention.Run({.layer = &case_.layer,
+                   .shape = &case_.shape,
+                   .rotation = rotation_.get(),
+                   .blocks = blocks,
+                   .queries = case_.queries,
+                   .first_query_attention = tables_.NextAttentionPosition(0) + -case_.queries,
+                   .first_query_logical = tables_.logical_length() + -case_.queries,
+                   .q = q.data(),
+                   .counted_queries = case_.counted},
+                  {.out = out.data(), .token_mass = mass});
+    ExpectClose(expected, out, mass, filled);
+  }
+
+ private:
+  std::int64_t Below(std::int64_t limit) {
+    return static_cast<std::int64_t>(generator_() % static_cast<std::uint64_t>(limit));
+  }
+
+  std::vector<float> Normal(std::int64_t count) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = normal(generator_);
+    return values;
+  }
+
+  void EvictSome() {
+    const auto entries = tables_.table(0).entries();
+    std::vector<std::int64_t> victims;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (entries[i].tokens == case_.shape.block_size && Below(3) == 0)
+        victims.push_back(static_cast<std::int64_t>(i));
+    }
+    for (auto victim = victims.rbegin(); victim != victims.rend(); ++victim) {
+      tokens_.erase(tokens_.begin() + *victim * case_.shape.block_size,
+                    tokens_.begin() + (*victim + 1) * case_.shape.block_size);
+    }
+    tables_.Evict(0, victims, pools_.of(0));
+  }
+
+  void AppendTokens(std::int64_t tokens) {
+    tables_.BeginStep(tokens);
+    if (rotation_ != nullptr) rotation_->Extend(1000);
+    if (case_.rules.rotation == Rotation::kKeys) RotateKeys();
+    const Position first_written = tables_.next_written();
+    tables_.Append(tokens, pools_);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const Position logical = tables_.logical_length() + (t - tokens);
+      StoreToken(logical, first_written + t);
+    }
+    tables_.CheckIntegrity();
+  }
+
+  void RotateKeys() {
+    const auto entries = tables_.table(0).entries();
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const std::int64_t delta =
+          -tables_.ShiftOf(0, static_cast<std::int64_t>(i)) / case_.shape.block_size;
+      if (delta == 0 || rotation_ == nullptr) continue;
+      auto* keys = reinterpret_cast<float*>(pools_.of(0).data(entries[i].block));
+      for (std::int64_t head = 0; head < case_.shape.kv_heads; ++head) {
+        float* const plane[] = {
+            keys + head * static_cast<std::int64_t>(case_.shape.key_plane_bytes() / sizeof(float))};
+        RotateKeyBlocks(*rotation_, KeyLayout::kDimensionMajor, 1, case_.shape.key_dim, plane,
+                        {.multiples = {&delta, 1}, .columns = 1});
+      }
+    }
+    tables_.KeysRotated(0);
+  }
+
+  // Keeps the plain key for the reference and writes R(a) k to the block, as the model would.
+  void StoreToken(Position logical, Position written) {
+    const AttentionLayerSpec& layer = case_.layer;
+    const auto entries = tables_.table(0).entries();
+    std::size_t at = entries.size() - 1;
+    while (entries[at].logical > logical) --at;
+    std::byte* data = pools_.of(0).data(entries[at].block);
+    if (logical == entries[at].logical) PoisonBlock(data);
+    std::vector<float> key = Normal(layer.kv_heads * layer.key_dim);
+    std::vector<float> value = Normal(layer.kv_heads * layer.value_dim);
+    ReferenceToken token{.written = {}, .attention = {}, .logical = logical};
+    token.key.assign(key.begin(), key.end());
+    for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
+      std::vector<double> rotated(static_cast<std::size_t>(layer.key_dim));
+      RotateVectorReference(case_.rope, static_cast<double>(written.value), layer.key_dim,
+                            token.key.data() + head * layer.key_dim, rotated.data());
+      const std::vector<float> as_float(rotated.begin(), rotated.end());
+      CodecFor(case_.shape.key_type)
+          .WriteKeys(data + case_.shape.key_offset(head), case_.shape.block_size, layer.key_dim,
+                     logical - entries[at].logical, 1, as_float.data(), layer.key_dim);
+      CodecFor(case_.shape.value_type)
+          .WriteValues(data + case_.shape.value_offset(head), case_.shape.block_size,
+                       layer.value_dim, logical - entries[at].logical, 1,
+                       value.data() + head * layer.value_dim, layer.value_dim);
+    }
+    token.value.assign(value.begin(), value.end());
+    tokens_.push_back(std::move(token));
+  }
+
+  // Slots that nobody wrote hold NaN: they must not leak.
+  void PoisonBlock(std::byte* data) { std::memset(data, 0xff, case_.shape.bytes()); }
+
+  // Positions worked out anew from the list of survivors: nothing here comes from the block table
+  // but its mode.
+  std::vector<ReferenceToken> Survivors() const {
+    std::vector<ReferenceToken> survivors = tokens_;
+    for (std::size_t i = 0; i < survivors.size(); ++i) {
+      survivors[i].attention = tables_.mode() == PositionPolicy::kKeep
+                                   ? survivors[i].logical
+                                   : Position{static_cast<std::int64_t>(i)};
+    }
+    return survivors;
+  }
+
+  void RotateQueries(std::vector<float>* q, std::vector<ReferenceQuery>* reference) {
+    const AttentionLayerSpec& layer = case_.layer;
+    const auto kept = static_cast<std::int64_t>(tokens_.size());
+    for (std::int64_t i = 0; i < case_.queries; ++i) {
+      const Position written = tables_.next_written() + (i - case_.queries);
+      const Position logical = tables_.logical_length() + (i - case_.queries);
+      float* row = q->data() + i * layer.query_heads * layer.key_dim;
+      ReferenceQuery query{.written = {}, .attention = {}, .logical = logical};
+      query.attention =
+          tables_.mode() == PositionPolicy::kKeep ? logical : Position{kept - case_.queries + i};
+      query.query.assign(row, row + layer.query_heads * layer.key_dim);
+      for (std::int64_t head = 0; head < layer.query_heads; ++head) {
+        std::vector<double> rotated(static_cast<std::size_t>(layer.key_dim));
+        RotateVectorReference(case_.rope, static_cast<double>(written.value), layer.key_dim,
+                              query.query.data() + head * layer.key_dim, rotated.data());
+        std::copy(rotated.begin(), rotated.end(), row + head * layer.key_dim);
+      }
+      reference->push_back(std::move(query));
+    }
+  }
+
+  std::vector<AttentionBlock> Blocks() {
+    std::vector<AttentionBlock> blocks;
+    const auto entries = tables_.table(0).entries();
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const auto entry = static_cast<std::int64_t>(i);
+      blocks.push_back({.data = pools_.of(0).data(entries[i].block),
+                        .tokens = entries[i].tokens,
+                        .shift_blocks = tables_.ShiftOf(0, entry) / case_.shape.block_size,
+                        .attention = tables_.AttentionPosition(0, entry),
+                        .logical = entries[i].logical});
+    }
+    return blocks;
+  }
+
+  void ExpectClose(const ReferenceOutput& expected, const std::vector<float>& out,
+                   const std::vector<float>& mass, std::size_t filled) const {
+    // Values are normal, so outputs are of order one; 1e-5 relative to the largest of them.
+    double largest = 0.0;
+    for (const double value : expected.out) largest = std::max(largest, std::abs(value));
+    const double tolerance =
+        (case_.shape.key_type == KvType::kF16 ? 1e-2 : 1e-5) * std::max(largest, 0.1);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      ASSERT_NEAR(static_cast<double>(out[i]), expected.out[i], tolerance) << "output " << i;
+    }
+    for (std::size_t t = 0; t < mass.size(); ++t) {
+      double sum = 0.0;
+      for (std::int64_t i = case_.queries - case_.counted; t < filled && i < case_.queries; ++i) {
+        sum += expected.mass[static_cast<std::size_t>(i) * filled + t];
+      }
+      ASSERT_NEAR(static_cast<double>(mass[t]), sum,
+                  tolerance * static_cast<double>(case_.layer.query_heads * case_.counted))
+          << "mass " << t;
+    }
+  }
+
+  Case case_;
+  std::mt19937_64 generator_;
+  BlockPools pools_;
+  SequenceTables tables_;
+  std::unique_ptr<RotationTable> rotation_;
+  std::vector<ReferenceToken> tokens_;  // survivors, plain keys
+};
+
+Case RandomCase(std::mt19937_64* generator) {
+  const auto pick = [&](std::initializer_list<std::int64_t> from) {
+    return *(from.begin() + static_cast<std::ptrdiff_t>((*generator)() % from.size()));
+  };
+  Case c;
+  const std::int64_t kv_heads = pick({1, 2, 3});
+  c.layer = {.query_heads = kv_heads * pick({1, 2, 3}),
+             .kv_heads = kv_heads,
+             .key_dim = pick({8, 10, 16, 36}),
+             .value_dim = pick({8, 12, 16})};
+  c.layer.scale = 1.0F / std::sqrt(static_cast<float>(c.layer.key_dim));
+  c.shape = {.block_size = pick({8, 16, 32}),
+             .kv_heads = kv_heads,
+             .key_dim = c.layer.key_dim,
+             .value_dim = c.layer.value_dim,
+             .key_type = KvType::kF32,
+             .value_type = KvType::kF32};
+  const std::int64_t rotated = pick({0, c.layer.key_dim, c.layer.key_dim / 2 / 2 * 2});
+  if (rotated > 0) {
+    c.rope = {.pairing = pick({0, 1}) == 0 ? Pairing::kHalves : Pairing::kNeighbours,
+              .rotated_dims = rotated,
+              .frequencies = PlainFrequencies(10000.0, rotated)};
+  }
+  constexpr PositionPolicy kPolicies[] = {PositionPolicy::kAuto, PositionPolicy::kKeep,
+                                          PositionPolicy::kCompact};
+  c.rules = {.policy = kPolicies[pick({0, 1, 2})],
+             .rotation = pick({0, 1}) == 0 ? Rotation::kQuery : Rotation::kKeys,
+             .trained_window = pick({200, 400, 4000}),
+             .max_step_tokens = 3 * c.shape.block_size};
+  c.steps = pick({1, 2, 3, 5, 8});
+  c.queries = pick({1, 1, 2, 5, 40});
+  c.counted = std::min(c.queries, pick({0, 1, 8, 40}));
+  if (pick({0, 0, 0, 1}) == 1) c.layer.sliding_window = pick({5, 20, 50});
+  if (pick({0, 0, 0, 1}) == 1) c.layer.soft_cap = 3.0F;
+  if (pick({0, 0, 0, 1}) == 1)
+    c.layer.alibi_slopes.assign(static_cast<std::size_t>(c.layer.query_heads), 0.1F);
+  if (pick({0, 0, 0, 1}) == 1)
+    c.layer.sinks.assign(static_cast<std::size_t>(c.layer.query_heads), 0.7F);
+  return c;
+}
+
+TEST(PagedAttention, EqualsDenseOverTenThousandRandomTables) {
+  std::mt19937_64 generator(2026);
+  for (int i = 0; i < 10000; ++i) {
+    SCOPED_TRACE(i);
+    const Case c = RandomCase(&generator);
+    RandomSequence sequence(c, generator());
+    sequence.Grow();
+    sequence.Check();
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(PagedAttention, EqualsDenseOnEveryTarget) {
+  for (const auto target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    std::mt19937_64 generator(5);
+    for (int i = 0; i < 200; ++i) {
+      Case c = RandomCase(&generator);
+      if (i % 2 == 0) c.shape.key_type = c.shape.value_type = KvType::kF16;
+      // Real head sizes, those that are no power of two too.
+      if (i % 8 == 0) {
+        c.layer.key_dim = c.shape.key_dim = (i % 16 == 0) ? 64 : 80;
+        c.layer.value_dim = c.shape.value_dim = (i % 16 == 0) ? 128 : 72;
+        c.rope = {};
+      }
+      if (c.shape.key_type == KvType::kF16 && c.rules.rotation == Rotation::kKeys) continue;
+      RandomSequence sequence(c, generator());
+      sequence.Grow();
+      sequence.Check();
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
+// A long context in decode is split over threads; a long prompt is tiled.
+TEST(PagedAttention, LongContexts) {
+  std::mt19937_64 generator(11);
+  for (const std::int64_t queries : {1, 3, 300}) {
+    Case c = RandomCase(&generator);
+    c.layer.sliding_window = 0;
+    c.rules.policy = PositionPolicy::kCompact;
+    c.steps = 40;
+    c.queries = queries;
+    c.counted = std::min<std::int64_t>(queries, 8);
+    RandomSequence sequence(c, generator());
+    sequence.Grow();
+    sequence.Check();
+  }
+}
+
+}  // namespace
+}  // namespace carousel

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attention/work.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace carousel {
+namespace {
+
+// A tile's scores should stay in a core's second-level cache beside the blocks that pass by.
+constexpr std::int64_t kTileScoreBytes = 256 * 1024;
+constexpr std::int64_t kMostTileRows = 48;
+// Below this many blocks a split costs more than it gives.
+constexpr std::int64_t kFewestSplitBlocks = 4;
+
+}  // namespace
+
+BlockRange SplitRange(std::int64_t blocks, std::int64_t splits, std::int64_t split) {
+  return {.first = blocks * split / splits, .last = blocks * (split + 1) / splits};
+}
+
+VisibleSlots SlotsVisibleTo(const AttentionLayerSpec& layer, const AttentionBlock& block,
+                            Position query) {
+  const std::int64_t distance = query - block.logical;  // from the block's first token
+  VisibleSlots visible;
+  visible.end = std::clamp<std::int64_t>(distance + 1, 0, block.tokens);
+  if (layer.sliding_window > 0) {
+    visible.begin = std::clamp<std::int64_t>(distance + 1 - layer.sliding_window, 0, visible.end);
+  }
+  return visible;
+}
+
+bool NeedsMask(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block) {
+  const AttentionLayerSpec& layer = *input.layer;
+  if (layer.soft_cap > 0.0F || !layer.alibi_slopes.empty()) return true;
+  const std::int64_t group = layer.query_heads / layer.kv_heads;
+  const Position first = input.first_query_logical + item.first_row / group;
+  const Position last = input.first_query_logical + (item.last_row - 1) / group;
+  // The first query sees least of the future, the last one least of the past.
+  return SlotsVisibleTo(layer, block, first).end < input.shape->block_size ||
+         SlotsVisibleTo(layer, block, last).begin > 0;
+}
+
+WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<WorkItem>* items) {
+  const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
+  const auto blocks = static_cast<std::int64_t>(input.blocks.size());
+  const std::int64_t columns = blocks * input.shape->block_size;
+  const std::int64_t rows = input.queries * group;
+  WorkPlan plan;
+  const std::int64_t fitting =
+      kTileScoreBytes / (columns * static_cast<std::int64_t>(sizeof(float)));
+  // Whole multiples of the inner loop's rows on every instruction set (8 and 6 rows) while they
+  // fit.
+  plan.tile_rows =
+      fitting >= kMostTileRows ? kMostTileRows : std::max<std::int64_t>(8, fitting / 8 * 8);
+  plan.tile_rows = std::min(plan.tile_rows, rows);
+  const std::int64_t tiles = (rows + plan.tile_rows - 1) / plan.tile_rows;
+  const std::int64_t wanted = 2 * width;  // twice the threads, so that uneven items even out
+  if (width > 1 && input.layer->kv_heads * tiles < wanted) {
+    const std::int64_t useful = std::max<std::int64_t>(1, blocks / kFewestSplitBlocks);
+    const std::int64_t parallel = input.layer->kv_heads * tiles;
+    plan.splits = std::clamp<std::int64_t>((wanted + parallel - 1) / parallel, 1, useful);
+  }
+  items->clear();
+  for (std::int64_t head = 0; head < input.layer->kv_heads; ++head) {
+    for (std::int64_t tile = tiles - 1; tile >= 0; --tile) {  // the longest rows first
+      WorkItem item;
+      item.kv_head = head;
+      item.first_row = tile * plan.tile_rows;
+      item.last_row = std::min(rows, item.first_row + plan.tile_rows);
+      const Position last_query = input.first_query_logical + (item.last_row - 1) / group;
+      for (std::int64_t split = 0; split < plan.splits; ++split) {
+        const BlockRange range = SplitRange(blocks, plan.splits, split);
+        item.first_block = range.first;
+        item.last_block = range.last;
+        item.covered_last_block = range.last;
+        // Blocks that begin after the tile's last query are its future.
+        while (item.last_block > item.first_block &&
+               last_query < input.blocks[static_cast<std::size_t>(item.last_block - 1)].logical) {
+          --item.last_block;
+        }
+        items->push_back(item);
+      }
+    }
+  }
+  return plan;
+}
+
+void KeepCountedWeights(const AttentionInput& input, const WorkItem& item, const float* weights,
+                        const PartialOutput& to) {
+  const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
+  const std::int64_t first_counted = (input.queries - input.counted_queries) * group;
+  const std::int64_t block_size = input.shape->block_size;
+  const std::int64_t columns = (item.last_block - item.first_block) * block_size;
+  for (std::int64_t row = std::max(item.first_row, first_counted); row < item.last_row; ++row) {
+    float* kept = to.counted_weights + (row - first_counted) * to.columns;
+    std::memcpy(kept + item.first_block * block_size, weights + (row - item.first_row) * columns,
+                static_cast<std::size_t>(columns) * sizeof(float));
+    const std::int64_t covered_end = item.covered_last_block * block_size;
+    for (std::int64_t c = item.last_block * block_size; c < covered_end; ++c) kept[c] = 0.0F;
+  }
+}
+
+}  // namespace carousel

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/partitioner.h>
+#include <oneapi/tbb/task_arena.h>
+
+#include <memory>
+
+#include "base/parallel.h"
+
+namespace carousel {
+
+void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& task) {
+  if (count <= 1) {
+    if (count == 1) task(0);
+    return;
+  }
+  tbb::parallel_for(
+      tbb::blocked_range<std::int64_t>(0, count, 1),
+      [&](const tbb::blocked_range<std::int64_t>& range) {
+        for (std::int64_t i = range.begin(); i != range.end(); ++i) task(i);
+      },
+      tbb::simple_partitioner());
+}
+
+std::int64_t ParallelWidth() { return tbb::this_task_arena::max_concurrency(); }
+
+void SetThreadCount(std::int64_t threads) {
+  static std::unique_ptr<tbb::global_control> control;
+  control.reset();
+  if (threads > 0) {
+    control = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism,
+                                                    static_cast<std::size_t>(threads));
+  }
+}
+
+}  // namespace carousel

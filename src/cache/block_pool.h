@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory for blocks, with a hard limit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "cache/block_shape.h"
+#include "carousel/types.h"
+
+namespace carousel {
+
+// Bytes that several pools may hold together.
+class ByteBudget {
+ public:
+  // 0: no limit.
+  explicit ByteBudget(std::int64_t limit_bytes) : limit_(limit_bytes) {}
+  bool Take(std::int64_t bytes) {
+    if (limit_ > 0 && bytes > limit_ - used_) return false;
+    used_ += bytes;
+    return true;
+  }
+  void Return(std::int64_t bytes) { used_ -= bytes; }
+  std::int64_t limit() const { return limit_; }
+  std::int64_t used() const { return used_; }
+
+ private:
+  std::int64_t limit_;
+  std::int64_t used_ = 0;
+};
+
+// Blocks of one shape. Grows by slabs that are never moved, so block addresses stay valid; a freed
+// block is handed out again before the pool grows. The budget counts what is reserved, used or not.
+class BlockPool {
+ public:
+  // `budget` outlives the pool.
+  BlockPool(const BlockShape& shape, ByteBudget* budget);
+  ~BlockPool();
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+
+  // Makes sure that `blocks` blocks can be in use at once without growing. Throws carousel::Error
+  // (kOutOfMemory) when the budget or the machine does not have them; the pool is then unchanged.
+  void Reserve(std::int64_t blocks);
+  // A block with undefined content. nullopt when the budget is spent; throws as Reserve when the
+  // machine has no more.
+  std::optional<BlockId> Allocate();
+  // CHECKs that the block is in use.
+  void Free(BlockId block);
+
+  std::byte* data(BlockId block);
+  const std::byte* data(BlockId block) const;
+  const BlockShape& shape() const { return shape_; }
+  std::int64_t blocks_in_use() const { return in_use_; }
+  std::int64_t blocks_free() const { return static_cast<std::int64_t>(free_.size()); }
+  std::int64_t blocks_reserved() const { return static_cast<std::int64_t>(used_.size()); }
+
+ private:
+  bool Grow(std::int64_t blocks);
+
+  BlockShape shape_;
+  std::size_t block_bytes_;
+  ByteBudget* budget_;
+  std::vector<AlignedBuffer<std::byte>> slabs_;  // each of any number of blocks
+  std::vector<std::byte*> addresses_;            // [blocks_reserved], by BlockId
+  std::vector<bool> used_;                       // [blocks_reserved]
+  std::vector<BlockId> free_;
+  std::int64_t in_use_ = 0;
+};
+
+}  // namespace carousel

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cache/block_table.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "carousel/error.h"
+
+namespace carousel {
+namespace {
+
+PositionPolicy FirstMode(const PositionRules& rules) {
+  if (rules.policy != PositionPolicy::kAuto) return rules.policy;
+  // Without a known window nothing says how far keeping is safe.
+  return rules.trained_window > 0 ? PositionPolicy::kKeep : PositionPolicy::kCompact;
+}
+
+}  // namespace
+
+SequenceTables::SequenceTables(std::int64_t groups, std::int64_t block_size,
+                               const PositionRules& rules)
+    : block_size_(block_size),
+      rules_(rules),
+      mode_(FirstMode(rules)),
+      tables_(static_cast<std::size_t>(groups)) {
+  CAROUSEL_CHECK_GT(block_size, 0);
+  CAROUSEL_CHECK(rules.rotation != Rotation::kAuto);
+}
+
+Position SequenceTables::AttentionPosition(std::int64_t group, std::int64_t entry) const {
+  if (mode_ == PositionPolicy::kKeep) {
+    return table(group).entries_[static_cast<std::size_t>(entry)].logical;
+  }
+  return Position{entry * block_size_};  // all entries before it are full
+}
+
+Position SequenceTables::NextAttentionPosition(std::int64_t group) const {
+  if (mode_ == PositionPolicy::kKeep) return logical_length_;
+  return Position{table(group).resident_tokens_};
+}
+
+std::int64_t SequenceTables::ShiftOf(std::int64_t group, std::int64_t entry) const {
+  const Position written = table(group).entries_[static_cast<std::size_t>(entry)].written;
+  return (NextAttentionPosition(group) - AttentionPosition(group, entry)) -
+         (next_written_ - written);
+}
+
+std::int64_t SequenceTables::LargestNext() const {
+  std::int64_t largest = 0;
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    largest = std::max(largest, NextAttentionPosition(group).value);
+  }
+  return largest;
+}
+
+std::int64_t SequenceTables::LimitStep(std::int64_t tokens) const {
+  const std::int64_t into_block = logical_length_.value % block_size_;
+  const bool can_rebase_later = mode_ == PositionPolicy::kCompact &&
+                                rules_.rotation == Rotation::kQuery && rules_.trained_window > 0 &&
+                                into_block != 0;
+  if (!can_rebase_later || next_written_.value + tokens <= rules_.trained_window) return tokens;
+  return std::min(tokens, block_size_ - into_block);
+}
+
+void SequenceTables::Evict(std::int64_t group, std::span<const std::int64_t> entries,
+                           BlockPool& pool) {
+  auto& table = tables_[static_cast<std::size_t>(group)];
+  std::size_t next_victim = 0;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < table.entries_.size(); ++i) {
+    if (next_victim < entries.size() && static_cast<std::size_t>(entries[next_victim]) == i) {
+      CAROUSEL_CHECK_EQ(table.entries_[i].tokens, block_size_);
+      pool.Free(table.entries_[i].block);
+      table.resident_tokens_ -= block_size_;
+      table.evicted_tokens_ += block_size_;
+      ++next_victim;
+    } else {
+      table.entries_[kept++] = table.entries_[i];
+    }
+  }
+  CAROUSEL_CHECK_EQ(next_victim, entries.size());  // ascending, without repeats, all there
+  table.entries_.resize(kept);
+}
+
+void SequenceTables::BeginStep(std::int64_t tokens) {
+  if (rules_.policy == PositionPolicy::kAuto && mode_ == PositionPolicy::kKeep &&
+      logical_length_.value + tokens > rules_.trained_window) {
+    mode_ = PositionPolicy::kCompact;
+  }
+  if (mode_ != PositionPolicy::kCompact) return;
+  // Key rotation rewrites the block that is being filled as well, so it may re-base anywhere.
+  if (rules_.rotation == Rotation::kKeys) next_written_ = Position{LargestNext()};
+  // Query rotation may not: inside a block, s must be one number. The margin covers the steps until
+  // the next boundary, so b + tokens never passes the window in between.
+  const std::int64_t margin = rules_.max_step_tokens + block_size_;
+  if (rules_.rotation != Rotation::kKeys && at_block_boundary() && rules_.trained_window > 0 &&
+      next_written_.value + margin > rules_.trained_window) {
+    next_written_ = Position{LargestNext()};
+  }
+}
+
+void SequenceTables::KeysRotated(std::int64_t group) {
+  auto& entries = tables_[static_cast<std::size_t>(group)].entries_;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    entries[i].written += -ShiftOf(group, static_cast<std::int64_t>(i));
+  }
+}
+
+void SequenceTables::Append(std::int64_t tokens, BlockPools& pools) {
+  CAROUSEL_CHECK_GT(tokens, 0);
+  const std::int64_t into_block = logical_length_.value % block_size_;
+  const std::int64_t room = into_block == 0 ? 0 : block_size_ - into_block;
+  const std::int64_t new_blocks =
+      (std::max<std::int64_t>(0, tokens - room) + block_size_ - 1) / block_size_;
+
+  std::vector<BlockId> blocks;  // [groups, new_blocks]
+  blocks.reserve(static_cast<std::size_t>(groups() * new_blocks));
+  const auto give_back = [&] {
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      pools.of(static_cast<std::int64_t>(i) / new_blocks).Free(blocks[i]);
+    }
+  };
+  for (std::int64_t i = 0; i < groups() * new_blocks; ++i) {
+    std::optional<BlockId> block;
+    try {
+      block = pools.of(i / new_blocks).Allocate();
+    } catch (const Error&) {
+      give_back();
+      throw;
+    }
+    if (!block) {
+      give_back();
+      throw Error(
+          ErrorCode::kOutOfMemory, "limit_bytes",
+          fmt::format("the cache's limit is spent: {} tokens are resident and {} more do not fit; "
+                      "raise the limit or lower max_cache_size",
+                      LargestNext(), tokens));
+    }
+    blocks.push_back(*block);
+  }
+
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    auto& table = tables_[static_cast<std::size_t>(group)];
+    const std::int64_t in_last = std::min(room, tokens);
+    if (in_last > 0) table.entries_.back().tokens += in_last;
+    for (std::int64_t i = 0; i < new_blocks; ++i) {
+      const std::int64_t before = in_last + i * block_size_;
+      table.entries_.push_back({.block = blocks[static_cast<std::size_t>(group * new_blocks + i)],
+                                .written = next_written_ + before,
+                                .logical = logical_length_ + before,
+                                .tokens = std::min(block_size_, tokens - before)});
+    }
+    table.resident_tokens_ += tokens;
+  }
+  logical_length_ += tokens;
+  next_written_ += tokens;
+}
+
+void SequenceTables::Clear(BlockPools& pools) {
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    auto& table = tables_[static_cast<std::size_t>(group)];
+    for (const TableEntry& entry : table.entries_) pools.of(group).Free(entry.block);
+    table = BlockTable();
+  }
+  logical_length_ = Position{0};
+  next_written_ = Position{0};
+  mode_ = FirstMode(rules_);
+}
+
+void SequenceTables::CheckIntegrity() const {
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    const BlockTable& table = tables_[static_cast<std::size_t>(group)];
+    std::int64_t tokens = 0;
+    for (std::size_t i = 0; i < table.entries_.size(); ++i) {
+      const TableEntry& entry = table.entries_[i];
+      const bool last = i + 1 == table.entries_.size();
+      CAROUSEL_CHECK_GT(entry.tokens, 0);
+      if (!last) {
+        CAROUSEL_CHECK_EQ(entry.tokens, block_size_);
+        CAROUSEL_CHECK_GE(table.entries_[i + 1].logical - entry.logical, block_size_);
+      }
+      CAROUSEL_CHECK_EQ(entry.logical.value % block_size_, 0);
+      CAROUSEL_CHECK_EQ(ShiftOf(group, static_cast<std::int64_t>(i)) % block_size_, 0);
+      tokens += entry.tokens;
+    }
+    CAROUSEL_CHECK_EQ(tokens, table.resident_tokens_);
+    CAROUSEL_CHECK_EQ(table.resident_tokens_ + table.evicted_tokens_, logical_length_.value);
+    if (!table.entries_.empty()) {
+      const TableEntry& last = table.entries_.back();
+      CAROUSEL_CHECK_EQ((last.logical + last.tokens).value, logical_length_.value);
+    }
+  }
+}
+
+}  // namespace carousel

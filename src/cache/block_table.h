@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only owner of positions: which blocks a sequence holds in each cache group, where each was
+// written, where each stands now, and what was evicted. position_ids, query shifts and key deltas
+// all come from here.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/block_pools.h"
+#include "carousel/config.h"
+#include "carousel/types.h"
+
+namespace carousel {
+
+// A block of consecutive tokens. All but a table's last entry are full.
+struct TableEntry {
+  BlockId block;
+  Position written;  // a: of the block's first token, the position_ids that the model was given
+  Position logical;  // of the block's first token: tokens of the stream before it
+  std::int64_t tokens = 0;  // in it
+};
+
+// One sequence's blocks in one cache group, in stream order.
+class BlockTable {
+ public:
+  std::span<const TableEntry> entries() const { return entries_; }
+  std::int64_t resident_tokens() const { return resident_tokens_; }
+  std::int64_t evicted_tokens() const { return evicted_tokens_; }
+
+ private:
+  friend class SequenceTables;
+  std::vector<TableEntry> entries_;
+  std::int64_t resident_tokens_ = 0;
+  std::int64_t evicted_tokens_ = 0;
+};
+
+// How positions are to be handed out. Everything is settled before: no kAuto rotation, no keep past
+// the window by accident.
+struct PositionRules {
+  PositionPolicy policy = PositionPolicy::kCompact;
+  Rotation rotation = Rotation::kQuery;  // not kAuto
+  std::int64_t trained_window = 0;       // 0: unknown
+  std::int64_t max_step_tokens = 1;      // most tokens that one step appends
+};
+
+// One sequence: a table per cache group and the positions that they share.
+//
+// A step is Evict (any number), BeginStep, rotate keys if asked (ShiftOf, then KeysRotated),
+// Append. All groups see the same tokens, so logical positions and the fill of the last block are
+// the same in all; how many blocks are left, and therefore positions, are each group's own.
+class SequenceTables {
+ public:
+  SequenceTables(std::int64_t groups, std::int64_t block_size, const PositionRules& rules);
+
+  std::int64_t groups() const { return static_cast<std::int64_t>(tables_.size()); }
+  std::int64_t block_size() const { return block_size_; }
+  const BlockTable& table(std::int64_t group) const {
+    return tables_[static_cast<std::size_t>(group)];
+  }
+  // Tokens of the stream so far: the logical position of the next token.
+  Position logical_length() const { return logical_length_; }
+  // b: the position_ids of the next token.
+  Position next_written() const { return next_written_; }
+  // kKeep or kCompact: what holds now.
+  PositionPolicy mode() const { return mode_; }
+  bool at_block_boundary() const { return logical_length_.value % block_size_ == 0; }
+
+  // v of an entry's first token / of the next token.
+  Position AttentionPosition(std::int64_t group, std::int64_t entry) const;
+  Position NextAttentionPosition(std::int64_t group) const;
+  // s = (v_q - v_k) - (b - a): how far a query must still be rotated to stand at the right distance
+  // from this block. The same for all tokens of the block and all queries of a step. A multiple of
+  // block_size. Key rotation applies R(-s) to the keys instead.
+  std::int64_t ShiftOf(std::int64_t group, std::int64_t entry) const;
+
+  // The most of `tokens` that the next step may append so that b stays inside the trained window.
+  std::int64_t LimitStep(std::int64_t tokens) const;
+
+  // Takes full blocks out of a group; `entries` are ascending indices. Their ids go back to the
+  // pool.
+  void Evict(std::int64_t group, std::span<const std::int64_t> entries, BlockPool& pool);
+  // Before `tokens` are appended: leaves kKeep when kAuto must, re-bases b at a block boundary
+  // before it would pass the trained window (key rotation: always, to the largest count kept).
+  // Shifts are valid after this.
+  void BeginStep(std::int64_t tokens);
+  // Tells that a group's keys were rewritten so that all its shifts are 0: a <- a - s.
+  void KeysRotated(std::int64_t group);
+  // Adds `tokens` to each group and takes the blocks for them. All or nothing: throws
+  // carousel::Error (kOutOfMemory) when the pools are spent, and nothing changed.
+  void Append(std::int64_t tokens, BlockPools& pools);
+  // Gives everything back and starts at 0.
+  void Clear(BlockPools& pools);
+
+  // CHECKs what must hold between steps: full blocks but the last, counts, strictly growing logical
+  // positions, kept plus evicted is the length, no position moved.
+  void CheckIntegrity() const;
+
+ private:
+  std::int64_t LargestNext() const;
+
+  std::int64_t block_size_;
+  PositionRules rules_;
+  PositionPolicy mode_;
+  Position logical_length_;
+  Position next_written_;
+  std::vector<BlockTable> tables_;
+};
+
+}  // namespace carousel

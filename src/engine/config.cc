@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "carousel/error.h"
+
+namespace carousel {
+namespace {
+
+// Larger sizes are typing errors; below this no sum of sizes overflows.
+constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
+
+[[noreturn]] void Refuse(std::string_view field, const std::string& problem) {
+  throw Error(ErrorCode::kInvalidArgument, field, problem);
+}
+
+void CheckRange(std::string_view field, std::int64_t value, std::int64_t least, std::int64_t most) {
+  if (value < least) Refuse(field, fmt::format("{} is too small; the least is {}", value, least));
+  if (value > most) Refuse(field, fmt::format("{} is too large; the most is {}", value, most));
+}
+
+void CheckMultiple(std::string_view field, std::int64_t value, std::int64_t block_size) {
+  CheckRange(field, value, 1, kLargestSize);
+  if (value % block_size == 0) return;
+  const std::int64_t below = value / block_size * block_size;
+  const std::string nearest = below == 0 ? fmt::format("{}", block_size)
+                                         : fmt::format("{} or {}", below, below + block_size);
+  Refuse(field, fmt::format("{} is not a multiple of the block size {}; use {}", value, block_size,
+                            nearest));
+}
+
+void CheckBudget(std::string_view field, std::int64_t size, const EvictionConfig& eviction,
+                 std::int64_t block_size) {
+  CheckMultiple(field, size, block_size);
+  const std::int64_t kept = eviction.start_size + eviction.recent_size;
+  if (size <= kept) {
+    Refuse(field, fmt::format(
+                      "{} leaves nothing to evict between start_size {} and recent_size {}; use at "
+                      "least {}",
+                      size, eviction.start_size, eviction.recent_size, kept + block_size));
+  }
+}
+
+void ValidateEviction(const EvictionConfig& eviction, std::int64_t block_size) {
+  CheckMultiple("start_size", eviction.start_size, block_size);
+  CheckMultiple("recent_size", eviction.recent_size, block_size);
+  CheckBudget("max_cache_size", eviction.max_cache_size, eviction, block_size);
+  for (const std::int64_t size : eviction.layer_max_cache_size) {
+    CheckBudget("layer_max_cache_size", size, eviction, block_size);
+  }
+  CheckRange("snapkv_window", eviction.snapkv_window, 0, kLargestSize);
+  CheckRange("pooling_width", eviction.pooling_width, 1, 1023);
+  if (eviction.pooling_width % 2 == 0) {
+    Refuse("pooling_width", fmt::format("{} is even; use {} or {}", eviction.pooling_width,
+                                        eviction.pooling_width - 1, eviction.pooling_width + 1));
+  }
+}
+
+template <typename Enum>
+using NameTable = std::pair<Enum, std::string_view>;
+
+constexpr std::array<NameTable<Aggregation>, 2> kAggregations = {
+    {{Aggregation::kSum, "sum"}, {Aggregation::kNormSum, "norm_sum"}}};
+constexpr std::array<NameTable<Rotation>, 4> kRotations = {{{Rotation::kAuto, "auto"},
+                                                            {Rotation::kQuery, "query"},
+                                                            {Rotation::kKeys, "keys"},
+                                                            {Rotation::kOff, "off"}}};
+constexpr std::array<NameTable<PositionPolicy>, 3> kPositions = {
+    {{PositionPolicy::kAuto, "auto"},
+     {PositionPolicy::kKeep, "keep"},
+     {PositionPolicy::kCompact, "compact"}}};
+constexpr std::array<NameTable<PromptEviction>, 2> kPromptEvictions = {
+    {{PromptEviction::kCapped, "capped"}, {PromptEviction::kAtEnd, "at_end"}}};
+constexpr std::array<NameTable<KvType>, 2> kKvTypes = {
+    {{KvType::kF32, "f32"}, {KvType::kF16, "f16"}}};
+
+template <typename Table, typename Enum>
+std::string_view NameIn(const Table& table, Enum value) {
+  for (const auto& [entry, name] : table) {
+    if (entry == value) return name;
+  }
+  return "";
+}
+
+template <typename Enum, std::size_t kCount>
+std::optional<Enum> ParseIn(const std::array<NameTable<Enum>, kCount>& table,
+                            std::string_view text) {
+  for (const auto& [entry, name] : table) {
+    if (name == text) return entry;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+void Validate(const EngineConfig& config) {
+  const CacheConfig& cache = config.cache;
+  CheckRange("block_size", cache.block_size, 8, 256);
+  if (cache.block_size % 8 != 0) {
+    const std::int64_t below = cache.block_size / 8 * 8;
+    Refuse("block_size", fmt::format("{} is not a multiple of 8; use {} or {}", cache.block_size,
+                                     below, below + 8));
+  }
+  CheckRange("limit_bytes", cache.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
+  CheckRange("limit_tokens", cache.limit_tokens, 0, kLargestSize);
+  CheckRange("chunk_size", config.chunk_size, cache.block_size, 65536);
+  if (config.eviction) ValidateEviction(*config.eviction, cache.block_size);
+}
+
+std::string_view Name(Aggregation value) { return NameIn(kAggregations, value); }
+std::string_view Name(Rotation value) { return NameIn(kRotations, value); }
+std::string_view Name(PositionPolicy value) { return NameIn(kPositions, value); }
+std::string_view Name(PromptEviction value) { return NameIn(kPromptEvictions, value); }
+std::string_view Name(KvType value) { return NameIn(kKvTypes, value); }
+
+std::optional<Aggregation> ParseAggregation(std::string_view name) {
+  return ParseIn(kAggregations, name);
+}
+std::optional<Rotation> ParseRotation(std::string_view name) { return ParseIn(kRotations, name); }
+std::optional<PositionPolicy> ParsePositionPolicy(std::string_view name) {
+  return ParseIn(kPositions, name);
+}
+std::optional<PromptEviction> ParsePromptEviction(std::string_view name) {
+  return ParseIn(kPromptEvictions, name);
+}
+std::optional<KvType> ParseKvType(std::string_view name) { return ParseIn(kKvTypes, name); }
+
+}  // namespace carousel

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <utility>
+
+#include "base/check.h"
+#include "base/parallel.h"
+#include "carousel/error.h"
+#include "engine/logits.h"
+#include "engine/sampler.h"
+#include "engine/sequence_cache.h"
+#include "engine/settings.h"
+
+namespace carousel {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Hands the model's attention to the cache and times it.
+class TimedAttention final : public AttentionCallback {
+ public:
+  TimedAttention(SequenceCache* cache, double* seconds) : cache_(cache), seconds_(seconds) {}
+  void Attend(std::int64_t layer, std::int64_t /*tokens*/, const float* q, const float* k,
+              const float* v, float* out) override {
+    const auto begin = Clock::now();
+    cache_->Attend(layer, q, k, v, out);
+    *seconds_ += SecondsSince(begin);
+  }
+
+ private:
+  SequenceCache* cache_;
+  double* seconds_;
+};
+
+// The running request and what it has left to do.
+struct RunningRequest {
+  Request request;
+  std::size_t read = 0;  // prompt tokens already given to the model
+  std::int64_t generated = 0;
+  std::optional<Sampler> sampler;  // when something is to be generated
+};
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(std::unique_ptr<Model> model, EngineSettings settings)
+      : model_(std::move(model)),
+        settings_(std::move(settings)),
+        cache_(settings_, model_->spec().layers) {}
+
+  const Model& model() const override { return *model_; }
+  const EngineConfig& config() const override { return settings_.config; }
+  std::string rotation_reason() const override { return settings_.rotation_reason; }
+
+  void Submit(Request request) override;
+  bool HasWork() const override { return running_.has_value(); }
+  StepResult Step() override;
+  void Cancel() noexcept override { cancelled_.store(true); }
+  void Reset() override;
+  EngineMetrics metrics() const override;
+
+ private:
+  std::int64_t Schedule() const;
+  std::int64_t PromptLeft() const {
+    return static_cast<std::int64_t>(running_->request.prompt.size() - running_->read);
+  }
+  std::span<const float> Forward(std::int64_t tokens, StepResult* result);
+  void Score(std::span<const TokenId> tokens, std::span<const float> logits, StepResult* result);
+  void Sample(std::span<const float> logits, StepResult* result);
+  void Finish(FinishReason reason, StepResult* result);
+
+  std::unique_ptr<Model> model_;
+  EngineSettings settings_;
+  SequenceCache cache_;
+  std::optional<RunningRequest> running_;
+  std::optional<TokenId> unread_;       // sampled, not yet given to the model
+  std::vector<float> previous_logits_;  // of the last token read, while prompts are scored
+  std::atomic<bool> cancelled_ = false;
+  bool broken_ = false;  // a step failed half-way
+  EngineMetrics metrics_;
+};
+
+void EngineImpl::Submit(Request request) {
+  CAROUSEL_CHECK(!HasWork());
+  if (broken_) {
+    throw Error(ErrorCode::kInvalidArgument, "prompt",
+                "the last step failed; reset the sequence first");
+  }
+  Validate(request.sampling);
+  if (request.prompt.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
+  }
+  const std::int64_t vocabulary = model_->spec().vocabulary_size;
+  for (const TokenId token : request.prompt) {
+    if (token < 0 || token >= vocabulary) {
+      throw Error(
+          ErrorCode::kInvalidArgument, "prompt",
+          fmt::format("token {} is outside the vocabulary [0, {}); use this model's tokenizer",
+                      token, vocabulary));
+    }
+  }
+  if (request.max_new_tokens < 0) {
+    throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
+                fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
+  }
+  if (unread_) {
+    request.prompt.insert(request.prompt.begin(), *unread_);
+    previous_logits_.clear();
+    unread_.reset();
+  }
+  running_.emplace();
+  running_->request = std::move(request);
+  cancelled_.store(false);
+  if (running_->request.max_new_tokens > 0) {
+    running_->sampler.emplace(running_->request.sampling, vocabulary);
+    for (const TokenId token : running_->request.prompt) running_->sampler->See(token);
+  }
+}
+
+// How many tokens the next step reads: one while decoding; a chunk of the prompt that ends on a
+// block's boundary while more follows, so that evictions between chunks find full blocks.
+std::int64_t EngineImpl::Schedule() const {
+  const std::int64_t left = PromptLeft();
+  if (left == 0) return 1;
+  std::int64_t tokens = std::min(left, settings_.config.chunk_size);
+  const std::int64_t block_size = settings_.config.cache.block_size;
+  const std::int64_t beyond = (cache_.tables().logical_length().value + tokens) % block_size;
+  if (tokens < left && beyond < tokens) tokens -= beyond;
+  return cache_.LimitStep(tokens);
+}
+
+// Plans and runs the next `tokens` tokens; returns the wanted logits.
+std::span<const float> EngineImpl::Forward(std::int64_t tokens, StepResult* result) {
+  RunningRequest& running = *running_;
+  const bool is_prompt = PromptLeft() > 0;
+  const TokenId decoded = unread_.value_or(0);
+  const std::span<const TokenId> input =
+      is_prompt ? std::span<const TokenId>(running.request.prompt)
+                      .subspan(running.read, static_cast<std::size_t>(tokens))
+                : std::span<const TokenId>(&decoded, 1);
+  const StepPlan& plan = cache_.Plan({.tokens = tokens,
+                                      .is_prompt = is_prompt,
+                                      .prompt_left = is_prompt ? PromptLeft() - tokens : 0});
+  std::vector<std::int64_t> rows;
+  for (std::int64_t i = running.request.score_prompt && is_prompt ? 0 : tokens - 1; i < tokens;
+       ++i) {
+    rows.push_back(i);
+  }
+  TimedAttention attention(&cache_, &metrics_.attention_seconds);
+  const auto begin = Clock::now();
+  const std::span<const float> logits = model_->Forward(
+      {.token_ids = input, .position_ids = plan.position_ids, .logit_rows = rows}, attention);
+  metrics_.forward_seconds += SecondsSince(begin);
+  if (is_prompt) {
+    running.read += static_cast<std::size_t>(tokens);
+    if (running.request.score_prompt) Score(input, logits, result);
+  }
+  result->tokens_processed = tokens;
+  result->evicted_tokens = plan.evicted_tokens;
+  return logits;
+}
+
+// Row i of the logits predicts token i + 1; the last row waits for what comes next.
+void EngineImpl::Score(std::span<const TokenId> tokens, std::span<const float> logits,
+                       StepResult* result) {
+  const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
+  const auto row_before = [&](std::size_t i) {
+    return i == 0 ? std::span<const float>(previous_logits_)
+                  : logits.subspan((i - 1) * vocabulary, vocabulary);
+  };
+  const std::size_t first = previous_logits_.empty() ? 1 : 0;
+  result->negative_log_likelihood.resize(tokens.size() - first);
+  ParallelFor(static_cast<std::int64_t>(tokens.size() - first), [&](std::int64_t index) {
+    const std::size_t i = first + static_cast<std::size_t>(index);
+    const auto row = row_before(i);
+    result->negative_log_likelihood[static_cast<std::size_t>(index)] =
+        LogSumExp(row) - static_cast<double>(row[static_cast<std::size_t>(tokens[i])]);
+  });
+  const auto last = logits.subspan((tokens.size() - 1) * vocabulary, vocabulary);
+  previous_logits_.assign(last.begin(), last.end());
+}
+
+void EngineImpl::Sample(std::span<const float> logits, StepResult* result) {
+  RunningRequest& running = *running_;
+  const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
+  result->sampled = running.sampler->Sample(logits.last(vocabulary));
+  ++running.generated;
+  const TokenId token = result->sampled->token;
+  const auto& ends = model_->spec().end_tokens;
+  const bool at_end = !running.request.ignore_end_tokens &&
+                      std::find(ends.begin(), ends.end(), token) != ends.end();
+  unread_.reset();
+  if (at_end) {
+    Finish(FinishReason::kStop, result);
+    return;
+  }
+  unread_ = token;
+  if (running.generated >= running.request.max_new_tokens) Finish(FinishReason::kLength, result);
+}
+
+void EngineImpl::Finish(FinishReason reason, StepResult* result) {
+  result->finish_reason = reason;
+  running_.reset();
+}
+
+StepResult EngineImpl::Step() {
+  CAROUSEL_CHECK(HasWork());
+  StepResult result;
+  if (cancelled_.exchange(false)) {
+    Finish(FinishReason::kCancelled, &result);
+    return result;
+  }
+  broken_ = true;  // until the step is through
+  const std::span<const float> logits = Forward(Schedule(), &result);
+  if (PromptLeft() == 0) {
+    if (running_->request.max_new_tokens > 0) {
+      previous_logits_.clear();
+      Sample(logits, &result);
+    } else {
+      Finish(FinishReason::kLength, &result);
+    }
+  }
+  broken_ = false;
+  metrics_.max_resident_tokens = std::max(metrics_.max_resident_tokens, cache_.resident_tokens());
+  if (result.evicted_tokens > 0) ++metrics_.evictions;
+  return result;
+}
+
+void EngineImpl::Reset() {
+  running_.reset();
+  unread_.reset();
+  previous_logits_.clear();
+  cache_.Clear();
+  broken_ = false;
+}
+
+EngineMetrics EngineImpl::metrics() const {
+  EngineMetrics metrics = metrics_;
+  metrics.logical_tokens = cache_.tables().logical_length().value;
+  metrics.resident_tokens = cache_.resident_tokens();
+  metrics.evicted_tokens = cache_.evicted_tokens();
+  metrics.cache_bytes = cache_.pools().bytes_in_use();
+  metrics.reserved_bytes = cache_.pools().bytes_reserved();
+  metrics.cache_bytes_per_token = cache_.pools().bytes_per_token();
+  metrics.rotation = settings_.rules.rotation;
+  metrics.positions = cache_.tables().mode();
+  return metrics;
+}
+
+}  // namespace
+
+std::string_view Name(FinishReason value) {
+  switch (value) {
+    case FinishReason::kNone:
+      return "";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+std::unique_ptr<Engine> Engine::Create(std::unique_ptr<Model> model, const EngineConfig& config) {
+  EngineSettings settings = Settle(*model, config);
+  return std::make_unique<EngineImpl>(std::move(model), std::move(settings));
+}
+
+}  // namespace carousel

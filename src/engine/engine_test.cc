@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests, steps and limits on the tiny model.
+#include "carousel/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <thread>
+
+#include "carousel/error.h"
+#include "engine/tiny_model.h"
+
+namespace carousel {
+namespace {
+
+EngineConfig SmallConfig() {
+  EngineConfig config;
+  config.cache = {.block_size = 8, .key_type = KvType::kF32, .value_type = KvType::kF32};
+  config.chunk_size = 32;
+  config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 64};
+  return config;
+}
+
+EngineConfig WholeCache() {
+  EngineConfig config = SmallConfig();
+  config.eviction.reset();
+  return config;
+}
+
+std::unique_ptr<Engine> Make(const EngineConfig& config, const TinyModelOptions& options = {}) {
+  return Engine::Create(std::make_unique<TinyModel>(options), config);
+}
+
+std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed = 1) {
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < count; ++i) {
+    seed = seed * 6364136223846793005U + 1442695040888963407U;
+    tokens.push_back(static_cast<TokenId>((seed >> 33) % 61));
+  }
+  return tokens;
+}
+
+std::vector<TokenId> RunRequest(Engine* engine, Request request, FinishReason* reason = nullptr) {
+  engine->Submit(std::move(request));
+  std::vector<TokenId> answer;
+  while (engine->HasWork()) {
+    const StepResult step = engine->Step();
+    if (step.sampled) answer.push_back(step.sampled->token);
+    if (reason != nullptr && step.finish_reason != FinishReason::kNone)
+      *reason = step.finish_reason;
+  }
+  return answer;
+}
+
+std::vector<double> ScoreAll(Engine* engine, const std::vector<TokenId>& tokens) {
+  engine->Submit({.prompt = tokens, .score_prompt = true});
+  std::vector<double> scores;
+  while (engine->HasWork()) {
+    const StepResult step = engine->Step();
+    scores.insert(scores.end(), step.negative_log_likelihood.begin(),
+                  step.negative_log_likelihood.end());
+  }
+  return scores;
+}
+
+TEST(Engine, ChunksDoNotChangeTheText) {
+  std::vector<std::vector<TokenId>> answers;
+  for (const std::int64_t chunk : {8, 13, 32, 1000}) {
+    EngineConfig config = WholeCache();
+    config.chunk_size = chunk;
+    const auto engine = Make(config);
+    answers.push_back(RunRequest(engine.get(), {.prompt = Tokens(100), .max_new_tokens = 40}));
+    EXPECT_EQ(answers.back().size(), 40U);
+    EXPECT_EQ(answers.back(), answers.front());
+    EXPECT_EQ(engine->metrics().logical_tokens, 139);  // the last token was not read
+  }
+}
+
+TEST(Engine, ScoresAreTheSameInOnePieceOrMany) {
+  const auto tokens = Tokens(150);
+  const auto whole = ScoreAll(Make(WholeCache()).get(), tokens);
+  EXPECT_EQ(whole.size(), 149U);
+  const auto engine = Make(WholeCache());
+  std::vector<double> pieces;
+  for (std::size_t begin = 0; begin < tokens.size(); begin += 37) {
+    const auto end = std::min(tokens.size(), begin + 37);
+    const auto part = ScoreAll(engine.get(), {tokens.begin() + static_cast<std::ptrdiff_t>(begin),
+                                              tokens.begin() + static_cast<std::ptrdiff_t>(end)});
+    pieces.insert(pieces.end(), part.begin(), part.end());
+  }
+  ASSERT_EQ(pieces.size(), whole.size());
+  for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(pieces[i], whole[i], 1e-4) << i;
+}
+
+TEST(Engine, ALargeEnoughCacheIsTheWholeCache) {
+  EngineConfig config = SmallConfig();
+  config.eviction->max_cache_size = 256;
+  const auto tokens = Tokens(200);
+  EXPECT_EQ(ScoreAll(Make(config).get(), tokens), ScoreAll(Make(WholeCache()).get(), tokens));
+}
+
+TEST(Engine, ResidentTokensStayUnderTheLimit) {
+  for (const Rotation rotation : {Rotation::kQuery, Rotation::kKeys, Rotation::kOff}) {
+    EngineConfig config = SmallConfig();
+    config.eviction->rotation = rotation;
+    const auto engine = Make(config);
+    engine->Submit({.prompt = Tokens(1000), .max_new_tokens = 700, .ignore_end_tokens = true});
+    const std::int64_t reserved = engine->metrics().reserved_bytes;
+    while (engine->HasWork()) {
+      const StepResult step = engine->Step();
+      const EngineMetrics metrics = engine->metrics();
+      EXPECT_LE(metrics.resident_tokens, 64 + 32);
+      if (step.tokens_processed == 1) {
+        EXPECT_LE(metrics.resident_tokens, 64);
+      }
+      EXPECT_EQ(metrics.resident_tokens + metrics.evicted_tokens, metrics.logical_tokens);
+    }
+    EXPECT_EQ(engine->metrics().logical_tokens, 1699);
+    EXPECT_EQ(engine->metrics().reserved_bytes, reserved);  // all of it was taken at the start
+  }
+}
+
+TEST(Engine, QueryAndKeyRotationAgree) {
+  EngineConfig config = SmallConfig();
+  config.eviction->positions = PositionPolicy::kCompact;
+  config.eviction->rotation = Rotation::kQuery;
+  const auto query = ScoreAll(Make(config).get(), Tokens(900));
+  config.eviction->rotation = Rotation::kKeys;
+  const auto keys = ScoreAll(Make(config).get(), Tokens(900));
+  ASSERT_EQ(query.size(), keys.size());
+  for (std::size_t i = 0; i < query.size(); ++i) EXPECT_NEAR(query[i], keys[i], 2e-3) << i;
+}
+
+TEST(Engine, AtEndKeepsThePromptWholeAndThenEvictsOnce) {
+  EngineConfig config = SmallConfig();
+  config.eviction->prompt_eviction = PromptEviction::kAtEnd;
+  const auto engine = Make(config);
+  engine->Submit({.prompt = Tokens(300), .max_new_tokens = 50, .ignore_end_tokens = true});
+  std::int64_t most = 0;
+  while (engine->HasWork()) {
+    const StepResult step = engine->Step();
+    if (step.tokens_processed > 1) {
+      EXPECT_EQ(step.evicted_tokens, 0);
+    }
+    most = std::max(most, engine->metrics().resident_tokens);
+  }
+  EXPECT_EQ(most, 300);
+  EXPECT_LE(engine->metrics().resident_tokens, 64);
+}
+
+TEST(Engine, LayersMayHoldDifferentNumbersOfBlocks) {
+  EngineConfig config = SmallConfig();
+  config.eviction->layer_max_cache_size = {48, 96};
+  const auto engine = Make(config);
+  const auto scores = ScoreAll(engine.get(), Tokens(500));
+  EXPECT_LE(engine->metrics().resident_tokens, 96 + 32);
+  EXPECT_GT(engine->metrics().resident_tokens, 64);
+  EXPECT_GE(engine->metrics().evicted_tokens, 500 - 48 - 32);
+  for (const double score : scores) EXPECT_TRUE(std::isfinite(score));
+}
+
+TEST(Engine, SlidingWindowLayersLoseNothingByLettingGo) {
+  TinyModelOptions options{.sliding_window = {24, 0}};
+  EngineConfig config = WholeCache();
+  const auto engine = Make(config, options);
+  const auto tokens = Tokens(200);
+  const auto scores = ScoreAll(engine.get(), tokens);
+  // Fewer blocks than two whole layers would hold, the same numbers as one chunk that holds
+  // everything.
+  EXPECT_LT(engine->metrics().cache_bytes, 2 * 200 * engine->metrics().cache_bytes_per_token / 2);
+  config.chunk_size = 1024;
+  const auto whole = ScoreAll(Make(config, options).get(), tokens);
+  for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(scores[i], whole[i], 1e-4);
+}
+
+TEST(Engine, EndTokensStopAndAreNotRead) {
+  // Learn what the model says, then call the third token an end.
+  const auto free_run =
+      RunRequest(Make(WholeCache()).get(), {.prompt = Tokens(20), .max_new_tokens = 10});
+  const TokenId end = free_run[2];
+  std::size_t first = 0;
+  while (free_run[first] != end) ++first;
+  FinishReason reason = FinishReason::kNone;
+  const auto engine = Make(WholeCache(), {.end_tokens = {end}});
+  const auto answer =
+      RunRequest(engine.get(), {.prompt = Tokens(20), .max_new_tokens = 10}, &reason);
+  EXPECT_EQ(reason, FinishReason::kStop);
+  EXPECT_EQ(answer.size(), first + 1);
+  const std::int64_t before = engine->metrics().logical_tokens;
+  RunRequest(engine.get(), {.prompt = Tokens(5), .max_new_tokens = 1});
+  EXPECT_EQ(engine->metrics().logical_tokens, before + 5);
+  const auto ignoring = Make(WholeCache(), {.end_tokens = {end}});
+  EXPECT_EQ(RunRequest(ignoring.get(),
+                       {.prompt = Tokens(20), .max_new_tokens = 10, .ignore_end_tokens = true}),
+            free_run);
+}
+
+TEST(Engine, ANewTurnContinuesTheText) {
+  const auto prompt = Tokens(20);
+  const auto more = Tokens(15, 77);
+  const auto engine = Make(WholeCache());
+  auto text = prompt;
+  const auto first = RunRequest(engine.get(), {.prompt = prompt, .max_new_tokens = 7});
+  const auto second = RunRequest(engine.get(), {.prompt = more, .max_new_tokens = 7});
+  text.insert(text.end(), first.begin(), first.end());
+  text.insert(text.end(), more.begin(), more.end());
+  EXPECT_EQ(RunRequest(Make(WholeCache()).get(), {.prompt = text, .max_new_tokens = 7}), second);
+}
+
+TEST(Engine, CancelFromAnotherThreadEndsTheRequestOnly) {
+  const auto engine = Make(SmallConfig());
+  engine->Submit({.prompt = Tokens(20), .max_new_tokens = 1000000, .ignore_end_tokens = true});
+  std::jthread canceller([&] { engine->Cancel(); });
+  FinishReason reason = FinishReason::kNone;
+  while (engine->HasWork()) reason = engine->Step().finish_reason;
+  EXPECT_EQ(reason, FinishReason::kCancelled);
+  EXPECT_EQ(RunRequest(engine.get(),
+                       {.prompt = Tokens(5), .max_new_tokens = 3, .ignore_end_tokens = true})
+                .size(),
+            3U);
+}
+
+TEST(Engine, ResetGivesEverythingBack) {
+  const auto engine = Make(SmallConfig());
+  const auto first = RunRequest(engine.get(), {.prompt = Tokens(500), .max_new_tokens = 20});
+  engine->Reset();
+  EXPECT_EQ(engine->metrics().cache_bytes, 0);
+  EXPECT_EQ(engine->metrics().logical_tokens, 0);
+  EXPECT_EQ(RunRequest(engine.get(), {.prompt = Tokens(500), .max_new_tokens = 20}), first);
+}
+
+TEST(Engine, BadRequestsChangeNothing) {
+  const auto engine = Make(SmallConfig());
+  EXPECT_THROW(engine->Submit({}), Error);
+  EXPECT_THROW(engine->Submit({.prompt = {61}}), Error);
+  EXPECT_THROW(engine->Submit({.prompt = {-1}}), Error);
+  EXPECT_THROW(engine->Submit({.prompt = {1}, .max_new_tokens = -1}), Error);
+  EXPECT_THROW(engine->Submit({.prompt = {1}, .sampling = {.temperature = -1.0}}), Error);
+  EXPECT_FALSE(engine->HasWork());
+  EXPECT_EQ(
+      RunRequest(engine.get(), {.prompt = {1, 2}, .max_new_tokens = 2, .ignore_end_tokens = true})
+          .size(),
+      2U);
+}
+
+TEST(Engine, ASpentLimitIsAnErrorAndResetMends) {
+  EngineConfig config = WholeCache();
+  config.cache.limit_tokens = 64;
+  const auto engine = Make(config);
+  engine->Submit({.prompt = Tokens(100), .max_new_tokens = 1});
+  bool failed = false;
+  try {
+    while (engine->HasWork()) engine->Step();
+  } catch (const Error& error) {
+    failed = true;
+    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+    EXPECT_EQ(error.field(), "limit_bytes");
+  }
+  EXPECT_TRUE(failed);
+  engine->Reset();
+  EXPECT_EQ(RunRequest(engine.get(),
+                       {.prompt = Tokens(50), .max_new_tokens = 2, .ignore_end_tokens = true})
+                .size(),
+            2U);
+}
+
+TEST(Engine, AReservationBeyondTheLimitFailsAtOnce) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_bytes = 1000;
+  try {
+    Make(config);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+  }
+}
+
+}  // namespace
+}  // namespace carousel

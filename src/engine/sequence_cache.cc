@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/sequence_cache.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/check.h"
+#include "base/parallel.h"
+#include "eviction/plan.h"
+#include "rope/rotate.h"
+
+namespace carousel {
+
+SequenceCache::SequenceCache(const EngineSettings& settings,
+                             const std::vector<AttentionLayerSpec>& layers)
+    : settings_(settings),
+      layers_(layers),
+      pools_(settings.shapes, settings.limit_bytes),
+      tables_(static_cast<std::int64_t>(layers.size()), settings.config.cache.block_size,
+              settings.rules) {
+  if (!settings_.reserved_blocks.empty()) pools_.Reserve(settings_.reserved_blocks);
+  if (settings_.config.eviction) {
+    importance_.assign(layers.size(), ImportanceTracker(*settings_.config.eviction));
+  }
+  for (const LayerRope& rope : settings_.rope.layers) {
+    std::int64_t index = -1;
+    if (rope.rotates()) {
+      const auto same =
+          std::find_if(rotation_tables_.begin(), rotation_tables_.end(),
+                       [&](const RotationTable& table) { return table.rope() == rope; });
+      index = same - rotation_tables_.begin();
+      if (same == rotation_tables_.end()) {
+        rotation_tables_.emplace_back(rope, settings_.config.cache.block_size);
+      }
+    }
+    rotation_of_group_.push_back(index);
+  }
+  plan_.groups.resize(layers.size());
+}
+
+RotationTable* SequenceCache::RotationOf(std::int64_t group) {
+  const std::int64_t index = rotation_of_group_[static_cast<std::size_t>(group)];
+  return index < 0 ? nullptr : &rotation_tables_[static_cast<std::size_t>(index)];
+}
+
+void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> entries) {
+  if (entries.empty()) return;
+  tables_.Evict(group, entries, pools_.of(group));
+  if (!importance_.empty()) importance_[static_cast<std::size_t>(group)].Erase(entries);
+}
+
+// Tokens evicted from one group.
+std::int64_t SequenceCache::EvictGroup(std::int64_t group, const StepRequest& request) {
+  const std::int64_t block_size = tables_.block_size();
+  const std::int64_t before = tables_.table(group).resident_tokens();
+  const std::int64_t window = layers_[static_cast<std::size_t>(group)].sliding_window;
+  if (window > 0) {
+    Remove(group, PastWindow(tables_.table(group).entries(), block_size, window,
+                             tables_.logical_length()));
+  }
+  const bool wait =
+      !settings_.config.eviction ||
+      (request.is_prompt && settings_.config.eviction->prompt_eviction == PromptEviction::kAtEnd);
+  if (!wait) {
+    const BlockTable& table = tables_.table(group);
+    // A prompt's chunk may stand above the limit while it is read; decode may not.
+    const std::int64_t limit = settings_.max_cache_size[static_cast<std::size_t>(group)] -
+                               (request.is_prompt ? 0 : request.tokens);
+    const EvictableRange range =
+        FindEvictable(table.entries(), block_size, settings_.config.eviction->start_size,
+                      settings_.config.eviction->recent_size);
+    const auto& importance = importance_[static_cast<std::size_t>(group)];
+    Remove(group, LowestScores(range, BlocksOverLimit(table.resident_tokens(), limit, block_size),
+                               [&](std::int64_t entry) { return importance.Score(entry); }));
+  }
+  return before - tables_.table(group).resident_tokens();
+}
+
+std::int64_t SequenceCache::Evict(const StepRequest& request) {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    most = std::max(most, EvictGroup(group, request));
+  }
+  return most;
+}
+
+// Key rotation: rewrites the keys of every block whose shift is not 0, so that no query has to
+// turn. Returns how many tokens' keys were rewritten. Codes that are not f32 are rounded once more
+// each time.
+std::int64_t SequenceCache::RotateKeys() {
+  const std::int64_t block_size = tables_.block_size();
+  std::vector<std::int64_t> rewritten(static_cast<std::size_t>(tables_.groups()), 0);
+  ParallelFor(tables_.groups(), [&](std::int64_t group) {
+    const RotationTable* rotation = RotationOf(group);
+    if (rotation == nullptr) return;
+    const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
+    const BlockCodec& codec = CodecFor(shape.key_type);
+    const auto entries = tables_.table(group).entries();
+    const std::int64_t plane = shape.key_dim * block_size;
+    AlignedBuffer<float> keys(static_cast<std::size_t>(shape.kv_heads * plane));
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const std::int64_t delta = -tables_.ShiftOf(group, static_cast<std::int64_t>(i)) / block_size;
+      if (delta == 0) continue;
+      std::byte* data = pools_.of(group).data(entries[i].block);
+      for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+        codec.ReadPlane(data + shape.key_offset(head), block_size, shape.key_dim,
+                        keys.data() + head * plane);
+      }
+      float* const blocks[] = {keys.data()};
+      RotateKeyBlocks(*rotation, KeyLayout::kDimensionMajor, shape.kv_heads, shape.key_dim, blocks,
+                      {.multiples = {&delta, 1}, .columns = 1});
+      for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+        codec.WritePlane(data + shape.key_offset(head), block_size, shape.key_dim,
+                         keys.data() + head * plane);
+      }
+      rewritten[static_cast<std::size_t>(group)] += entries[i].tokens;
+    }
+  });
+  std::int64_t total = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    tables_.KeysRotated(group);
+    total += rewritten[static_cast<std::size_t>(group)];
+  }
+  return total;
+}
+
+// Makes every row of the tables available that the present shifts need.
+void SequenceCache::ExtendRotation() {
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    RotationTable* rotation = RotationOf(group);
+    if (rotation == nullptr) continue;
+    const auto entries = static_cast<std::int64_t>(tables_.table(group).entries().size());
+    std::int64_t largest = 0;
+    for (std::int64_t entry = 0; entry < entries; ++entry) {
+      largest = std::max(largest, std::abs(tables_.ShiftOf(group, entry)) / tables_.block_size());
+    }
+    rotation->Extend(largest);
+  }
+}
+
+void SequenceCache::PlanGroup(std::int64_t group) {
+  GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
+  const auto entries = tables_.table(group).entries();
+  const bool rotates = RotationOf(group) != nullptr;
+  plan.first_query_attention = tables_.NextAttentionPosition(group) + -plan_.tokens;
+  plan.blocks.clear();
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const auto entry = static_cast<std::int64_t>(i);
+    plan.blocks.push_back(
+        {.data = pools_.of(group).data(entries[i].block),
+         .tokens = entries[i].tokens,
+         .shift_blocks = rotates ? tables_.ShiftOf(group, entry) / tables_.block_size() : 0,
+         .attention = tables_.AttentionPosition(group, entry),
+         .logical = entries[i].logical});
+  }
+}
+
+const StepPlan& SequenceCache::Plan(const StepRequest& request) {
+  CAROUSEL_CHECK_GT(request.tokens, 0);
+  plan_.tokens = request.tokens;
+  plan_.evicted_tokens = Evict(request);
+  tables_.BeginStep(request.tokens);
+  ExtendRotation();
+  plan_.rotated_keys = settings_.rules.rotation == Rotation::kKeys ? RotateKeys() : 0;
+  plan_.first_query_logical = tables_.logical_length();
+  plan_.position_ids.resize(static_cast<std::size_t>(request.tokens));
+  for (std::int64_t i = 0; i < request.tokens; ++i) {
+    plan_.position_ids[static_cast<std::size_t>(i)] = (tables_.next_written() + i).value;
+  }
+  tables_.Append(request.tokens, pools_);
+  plan_.counted_queries =
+      settings_.config.eviction
+          ? CountedQueries(*settings_.config.eviction, request.tokens, request.prompt_left)
+          : 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group);
+  return plan_;
+}
+
+// The step's keys and values go to the last slots of the table.
+void SequenceCache::Write(std::int64_t group, const float* k, const float* v) {
+  const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
+  const auto entries = tables_.table(group).entries();
+  const BlockCodec& key_codec = CodecFor(shape.key_type);
+  const BlockCodec& value_codec = CodecFor(shape.value_type);
+  const std::int64_t first_logical = plan_.first_query_logical.value;
+  std::size_t first = entries.size();
+  while (first > 0 && entries[first - 1].logical.value + entries[first - 1].tokens > first_logical)
+    --first;
+  const auto write_block = [&](std::size_t i) {
+    const TableEntry& entry = entries[i];
+    std::byte* data = pools_.of(group).data(entry.block);
+    const std::int64_t slot = std::max<std::int64_t>(0, first_logical - entry.logical.value);
+    const std::int64_t tokens = entry.tokens - slot;
+    const std::int64_t row = entry.logical.value + slot - first_logical;
+    for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+      const std::int64_t key_stride = shape.kv_heads * shape.key_dim;
+      const std::int64_t value_stride = shape.kv_heads * shape.value_dim;
+      key_codec.WriteKeys(data + shape.key_offset(head), shape.block_size, shape.key_dim, slot,
+                          tokens, k + row * key_stride + head * shape.key_dim, key_stride);
+      value_codec.WriteValues(data + shape.value_offset(head), shape.block_size, shape.value_dim,
+                              slot, tokens, v + row * value_stride + head * shape.value_dim,
+                              value_stride);
+    }
+  };
+  ParallelFor(static_cast<std::int64_t>(entries.size() - first),
+              [&](std::int64_t i) { write_block(first + static_cast<std::size_t>(i)); });
+}
+
+void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, const float* v,
+                           float* out) {
+  const std::int64_t group = layer;
+  const GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
+  const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
+  Write(group, k, v);
+  if (plan_.counted_queries > 0) {
+    token_mass_.resize(plan.blocks.size() * static_cast<std::size_t>(shape.block_size));
+  } else {
+    token_mass_.clear();
+  }
+  attention_.Run({.layer = &layers_[static_cast<std::size_t>(layer)],
+                  .shape = &shape,
+                  .rotation = RotationOf(group),
+                  .blocks = plan.blocks,
+                  .queries = plan_.tokens,
+                  .first_query_attention = plan.first_query_attention,
+                  .first_query_logical = plan_.first_query_logical,
+                  .q = q,
+                  .counted_queries = plan_.counted_queries},
+                 {.out = out, .token_mass = token_mass_});
+  if (!importance_.empty()) {
+    importance_[static_cast<std::size_t>(group)].Record(
+        tables_.table(group).entries(), shape.block_size, token_mass_, plan_.counted_queries);
+  }
+}
+
+void SequenceCache::Clear() {
+  tables_.Clear(pools_);
+  for (ImportanceTracker& tracker : importance_) tracker.Clear();
+}
+
+std::int64_t SequenceCache::resident_tokens() const {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    most = std::max(most, tables_.table(group).resident_tokens());
+  }
+  return most;
+}
+
+std::int64_t SequenceCache::evicted_tokens() const {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    most = std::max(most, tables_.table(group).evicted_tokens());
+  }
+  return most;
+}
+
+}  // namespace carousel

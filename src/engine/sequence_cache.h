@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// One sequence's cache between steps: plan (evict, rotate, allocate, positions) before the forward
+// pass, write and attend during it, importance after it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/paged_attention.h"
+#include "cache/block_pools.h"
+#include "cache/block_table.h"
+#include "carousel/model.h"
+#include "engine/settings.h"
+#include "eviction/importance.h"
+#include "rope/rotation_table.h"
+
+namespace carousel {
+
+// What a step will do, asked of the cache.
+struct StepRequest {
+  std::int64_t tokens = 0;       // to append; at most what LimitStep allowed
+  bool is_prompt = false;        // false: decode, which stays within max_cache_size
+  std::int64_t prompt_left = 0;  // prompt tokens that follow after this step
+};
+
+// One cache group's part of a step.
+struct GroupPlan {
+  std::vector<AttentionBlock> blocks;  // the step's own tokens included
+  Position first_query_attention;
+};
+
+// Everything the forward pass needs; nobody changes it after it was made.
+struct StepPlan {
+  std::int64_t tokens = 0;
+  std::vector<std::int64_t> position_ids;  // [tokens], written positions
+  std::vector<GroupPlan> groups;
+  Position first_query_logical;
+  std::int64_t counted_queries = 0;
+  std::int64_t evicted_tokens = 0;  // in the group that lost most
+  std::int64_t rotated_keys = 0;  // key rotation: tokens whose keys were rewritten, over all groups
+};
+
+class SequenceCache {
+ public:
+  // `layers` outlive the cache. Reserves what the settings say; throws carousel::Error
+  // (kOutOfMemory).
+  SequenceCache(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
+
+  const SequenceTables& tables() const { return tables_; }
+  const BlockPools& pools() const { return pools_; }
+  const ImportanceTracker& importance(std::int64_t group) const {
+    return importance_[static_cast<std::size_t>(group)];
+  }
+  std::int64_t LimitStep(std::int64_t tokens) const { return tables_.LimitStep(tokens); }
+
+  // Evicts, rotates keys where that is the way, appends, and hands out positions. The plan stays
+  // valid until the next call. Throws carousel::Error (kOutOfMemory); what was evicted by then
+  // stays evicted.
+  const StepPlan& Plan(const StepRequest& request);
+  // One layer of the planned step: writes keys and values to the blocks, attends, notes the mass.
+  // Shapes as in AttentionCallback::Attend.
+  void Attend(std::int64_t layer, const float* q, const float* k, const float* v, float* out);
+  // Gives every block back.
+  void Clear();
+
+  std::int64_t resident_tokens() const;  // the maximum over groups
+  std::int64_t evicted_tokens() const;   // likewise
+
+ private:
+  std::int64_t Evict(const StepRequest& request);
+  std::int64_t EvictGroup(std::int64_t group, const StepRequest& request);
+  void Remove(std::int64_t group, std::span<const std::int64_t> entries);
+  std::int64_t RotateKeys();
+  void PlanGroup(std::int64_t group);
+  void ExtendRotation();
+  void Write(std::int64_t group, const float* k, const float* v);
+  RotationTable* RotationOf(std::int64_t group);
+
+  EngineSettings settings_;
+  const std::vector<AttentionLayerSpec>& layers_;
+  BlockPools pools_;
+  SequenceTables tables_;
+  std::vector<ImportanceTracker> importance_;    // [groups]; empty: nothing is evicted
+  std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
+  std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
+  PagedAttention attention_;
+  StepPlan plan_;
+  std::vector<float> token_mass_;
+};
+
+}  // namespace carousel

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "carousel/error.h"
+
+namespace carousel {
+namespace {
+
+Rotation SettleRotation(const EvictionConfig& eviction, const RopeProbeResult& probe) {
+  switch (eviction.rotation) {
+    case Rotation::kAuto:
+      return probe.verdict == RopeVerdict::kRotates ? Rotation::kQuery : Rotation::kOff;
+    case Rotation::kOff:
+      return Rotation::kOff;
+    case Rotation::kQuery:
+    case Rotation::kKeys:
+      break;
+  }
+  if (probe.verdict == RopeVerdict::kRefused) {
+    throw Error(ErrorCode::kInvalidArgument, "rotation",
+                fmt::format("{} is not possible with this model: {}; use off or auto",
+                            Name(eviction.rotation), probe.reason));
+  }
+  // Where nothing rotates, any rotation is the identity.
+  return probe.verdict == RopeVerdict::kRotates ? eviction.rotation : Rotation::kOff;
+}
+
+PositionPolicy SettlePositions(const EvictionConfig& eviction, Rotation rotation,
+                               const RopeProbeResult& probe) {
+  const bool can_compact =
+      rotation != Rotation::kOff || probe.verdict == RopeVerdict::kDoesNotRotate;
+  if (can_compact) return eviction.positions;
+  if (eviction.positions == PositionPolicy::kCompact) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "positions",
+        fmt::format(
+            "compact needs rotation, which is off ({}); use keep or auto, or turn rotation on",
+            probe.verdict == RopeVerdict::kRefused ? probe.reason : "by configuration"));
+  }
+  return PositionPolicy::kKeep;
+}
+
+void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineSettings* settings) {
+  const EvictionConfig& eviction = *settings->config.eviction;
+  const std::int64_t block_size = settings->config.cache.block_size;
+  const auto groups = spec.layers.size();
+  if (!eviction.layer_max_cache_size.empty() && eviction.layer_max_cache_size.size() != groups) {
+    throw Error(ErrorCode::kInvalidArgument, "layer_max_cache_size",
+                fmt::format("{} sizes for {} layers; give one for each layer or none",
+                            eviction.layer_max_cache_size.size(), groups));
+  }
+  settings->max_cache_size = eviction.layer_max_cache_size;
+  if (settings->max_cache_size.empty())
+    settings->max_cache_size.assign(groups, eviction.max_cache_size);
+  for (const std::int64_t size : settings->max_cache_size) {
+    // One block beyond max and chunk: a chunk may start and end inside a block.
+    settings->reserved_blocks.push_back(
+        (size + settings->config.chunk_size + block_size - 1) / block_size + 1);
+  }
+
+  PositionRules& rules = settings->rules;
+  rules.rotation = SettleRotation(eviction, probe);
+  rules.policy = SettlePositions(eviction, rules.rotation, probe);
+  settings->rotation_reason = probe.reason;
+  if (rules.rotation != Rotation::kOff) settings->rope = probe.spec();
+
+  const std::int64_t largest =
+      *std::max_element(settings->max_cache_size.begin(), settings->max_cache_size.end());
+  const std::int64_t most = largest + settings->config.chunk_size + block_size;
+  if (spec.trained_window == 0) {
+    // Nothing says how far keeping is safe, so compact from the start; angles stay small all the
+    // same.
+    if (rules.policy == PositionPolicy::kAuto) rules.policy = PositionPolicy::kCompact;
+    rules.trained_window = 2 * most;
+  } else if (rules.policy != PositionPolicy::kKeep && most > spec.trained_window) {
+    throw Error(
+        ErrorCode::kInvalidArgument, "max_cache_size",
+        fmt::format(
+            "{} and a chunk of {} need {} positions, more than the {} that the model was trained "
+            "on; use at most {}",
+            largest, settings->config.chunk_size, most, spec.trained_window,
+            (spec.trained_window - settings->config.chunk_size - block_size) / block_size *
+                block_size));
+  }
+}
+
+std::int64_t BlocksFor(std::int64_t tokens, std::int64_t block_size) {
+  return (tokens + block_size - 1) / block_size;
+}
+
+// Both limits as one in bytes.
+std::int64_t SettleLimit(const EngineSettings& settings) {
+  const CacheConfig& cache = settings.config.cache;
+  std::int64_t limit = cache.limit_bytes;
+  if (cache.limit_tokens > 0) {
+    std::int64_t bytes = 0;
+    for (const BlockShape& shape : settings.shapes) {
+      bytes += BlocksFor(cache.limit_tokens, cache.block_size) *
+               static_cast<std::int64_t>(shape.bytes());
+    }
+    limit = limit == 0 ? bytes : std::min(limit, bytes);
+  }
+  return limit;
+}
+
+}  // namespace
+
+EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
+                      const RopeProbeResult& probe) {
+  Validate(config);
+  EngineSettings settings;
+  settings.config = config;
+  settings.rules = {.policy = PositionPolicy::kKeep,
+                    .rotation = Rotation::kOff,
+                    .trained_window = spec.trained_window,
+                    .max_step_tokens = config.chunk_size};
+  settings.rope.layers.resize(spec.layers.size());
+  for (const AttentionLayerSpec& layer : spec.layers) {
+    settings.shapes.push_back({.block_size = config.cache.block_size,
+                               .kv_heads = layer.kv_heads,
+                               .key_dim = layer.key_dim,
+                               .value_dim = layer.value_dim,
+                               .key_type = config.cache.key_type,
+                               .value_type = config.cache.value_type});
+  }
+  if (config.eviction) {
+    SettleEviction(spec, probe, &settings);
+  } else {
+    settings.rotation_reason = "nothing is evicted, so nothing has to rotate";
+  }
+  settings.limit_bytes = SettleLimit(settings);
+  return settings;
+}
+
+EngineSettings Settle(Model& model, const EngineConfig& config) {
+  Validate(config);
+  if (!config.eviction) return Settle(model.spec(), config, RopeProbeResult{});
+  const RopeProbeResult probe =
+      ProbeRope(model, {.tokens = {}, .trained_window = model.spec().trained_window});
+  return Settle(model.spec(), config, probe);
+}
+
+}  // namespace carousel

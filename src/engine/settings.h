@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// A configuration and a model, settled: nothing is "auto" any more, and what cannot work has been
+// refused.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cache/block_shape.h"
+#include "cache/block_table.h"
+#include "carousel/config.h"
+#include "carousel/model.h"
+#include "rope/rope_probe.h"
+#include "rope/rope_spec.h"
+
+namespace carousel {
+
+struct EngineSettings {
+  EngineConfig config;
+  PositionRules rules;                       // rotation and positions in force
+  std::string rotation_reason;               // for people
+  std::vector<BlockShape> shapes;            // [groups]; a group is a layer
+  RopeSpec rope;                             // [groups]; no layer rotates where rotation is off
+  std::vector<std::int64_t> max_cache_size;  // [groups]; empty: nothing is evicted
+  std::vector<std::int64_t>
+      reserved_blocks;           // [groups]: taken at the start, so that nothing fails later
+  std::int64_t limit_bytes = 0;  // of the pools, from both limits of the configuration; 0: none
+};
+
+// Throws carousel::Error for what Validate refuses and for what this model makes impossible. Runs
+// the probe (some dozens of one-token steps) when something may be evicted.
+EngineSettings Settle(Model& model, const EngineConfig& config);
+
+// The same with the probe's result given.
+EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
+                      const RopeProbeResult& probe);
+
+}  // namespace carousel

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a configuration becomes on models that rotate, do not rotate, or cannot be rotated.
+#include "engine/settings.h"
+
+#include <gtest/gtest.h>
+
+#include "carousel/error.h"
+#include "engine/tiny_model.h"
+
+namespace carousel {
+namespace {
+
+EngineConfig SmallConfig() {
+  EngineConfig config;
+  config.cache.block_size = 8;
+  config.chunk_size = 32;
+  config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 64};
+  return config;
+}
+
+EngineSettings SettleFor(TinyModelOptions options, const EngineConfig& config) {
+  TinyModel model(options);
+  return Settle(model, config);
+}
+
+void ExpectRefused(const TinyModelOptions& options, const EngineConfig& config,
+                   const std::string& field) {
+  try {
+    SettleFor(options, config);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.field(), field) << error.what();
+  }
+}
+
+TEST(Settle, RopeModelRotatesQueries) {
+  for (const Pairing pairing : {Pairing::kHalves, Pairing::kNeighbours}) {
+    const EngineSettings settings = SettleFor({.pairing = pairing}, SmallConfig());
+    EXPECT_EQ(settings.rules.rotation, Rotation::kQuery);
+    EXPECT_EQ(settings.rules.policy, PositionPolicy::kAuto);
+    ASSERT_EQ(settings.rope.layers.size(), 2U);
+    EXPECT_EQ(settings.rope.layers[0].pairing, pairing);
+    EXPECT_EQ(settings.rope.layers[0].rotated_dims, 16);
+    EXPECT_NE(settings.rotation_reason.find("theta"), std::string::npos)
+        << settings.rotation_reason;
+  }
+}
+
+TEST(Settle, RotationOffKeepsPositions) {
+  EngineConfig config = SmallConfig();
+  config.eviction->rotation = Rotation::kOff;
+  const EngineSettings settings = SettleFor({}, config);
+  EXPECT_EQ(settings.rules.rotation, Rotation::kOff);
+  EXPECT_EQ(settings.rules.policy, PositionPolicy::kKeep);
+  EXPECT_FALSE(settings.rope.layers[0].rotates());
+  config.eviction->positions = PositionPolicy::kCompact;
+  ExpectRefused({}, config, "positions");
+}
+
+TEST(Settle, WithoutRopeCompactNeedsNoRotation) {
+  EngineConfig config = SmallConfig();
+  config.eviction->positions = PositionPolicy::kCompact;
+  config.eviction->rotation = Rotation::kQuery;  // the identity here
+  const EngineSettings settings = SettleFor({.rope_theta = 0.0, .alibi = true}, config);
+  EXPECT_EQ(settings.rules.rotation, Rotation::kOff);
+  EXPECT_EQ(settings.rules.policy, PositionPolicy::kCompact);
+}
+
+TEST(Settle, WhatTheProbeRefusesIsNotRotated) {
+  const TinyModelOptions absolute{.absolute_positions = true};
+  EngineConfig config = SmallConfig();
+  const EngineSettings settings = SettleFor(absolute, config);
+  EXPECT_EQ(settings.rules.rotation, Rotation::kOff);
+  EXPECT_EQ(settings.rules.policy, PositionPolicy::kKeep);
+  config.eviction->rotation = Rotation::kQuery;
+  ExpectRefused(absolute, config, "rotation");
+  config.eviction->rotation = Rotation::kKeys;
+  ExpectRefused(absolute, config, "rotation");
+}
+
+TEST(Settle, TheCacheMustFitTheTrainedWindow) {
+  EngineConfig config = SmallConfig();
+  config.eviction->max_cache_size = 480;  // and a chunk of 32 and a block of 8: 520 > 512
+  ExpectRefused({}, config, "max_cache_size");
+  config.eviction->max_cache_size = 472;
+  EXPECT_NO_THROW(SettleFor({}, config));
+  config.eviction->max_cache_size = 4800;
+  config.eviction->positions = PositionPolicy::kKeep;  // asked for: the user's own doing
+  EXPECT_NO_THROW(SettleFor({}, config));
+}
+
+TEST(Settle, AnUnknownWindowCompactsFromTheStart) {
+  const EngineSettings settings = SettleFor({.trained_window = 0}, SmallConfig());
+  EXPECT_EQ(settings.rules.policy, PositionPolicy::kCompact);
+  EXPECT_GT(settings.rules.trained_window, 64 + 32);
+}
+
+TEST(Settle, LimitsInTokensAndBytes) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 100;  // 13 blocks in each of 2 layers
+  const EngineSettings settings = SettleFor({}, config);
+  EXPECT_EQ(settings.limit_bytes, 2 * 13 * static_cast<std::int64_t>(settings.shapes[0].bytes()));
+  config.cache.limit_bytes = 1000;
+  EXPECT_EQ(SettleFor({}, config).limit_bytes, 1000);
+}
+
+TEST(Settle, OneSizePerLayerOrNone) {
+  EngineConfig config = SmallConfig();
+  config.eviction->layer_max_cache_size = {64};
+  ExpectRefused({}, config, "layer_max_cache_size");
+  config.eviction->layer_max_cache_size = {64, 96};
+  EXPECT_EQ(SettleFor({}, config).max_cache_size, (std::vector<std::int64_t>{64, 96}));
+}
+
+TEST(Settle, WithoutEvictionNothingIsProbed) {
+  EngineConfig config = SmallConfig();
+  config.eviction.reset();
+  const EngineSettings settings = SettleFor({.absolute_positions = true}, config);
+  EXPECT_EQ(settings.rules.rotation, Rotation::kOff);
+  EXPECT_TRUE(settings.max_cache_size.empty());
+}
+
+}  // namespace
+}  // namespace carousel

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine against a naive one that keeps a list of tokens per layer, in double, and does
+// everything by definition: no blocks, no shifts, no chunks of attention. Same text in, same
+// likelihoods out.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <random>
+
+#include "attention/reference.h"
+#include "carousel/engine.h"
+#include "engine/logits.h"
+#include "engine/tiny_model.h"
+
+namespace carousel {
+namespace {
+
+// What the naive cache knows of one block of one layer.
+struct NaiveBlock {
+  double mass = 0.0;
+  std::int64_t lifetime = 0;
+};
+
+class NaiveCache final : public AttentionCallback {
+ public:
+  NaiveCache(const ModelSpec& spec, const LayerRope& rope, const EngineConfig& config)
+      : spec_(spec),
+        rope_(rope),
+        config_(config),
+        tokens_(spec.layers.size()),
+        blocks_(spec.layers.size()) {}
+
+  // The naive model always gets logical positions: an unlimited double-precision RoPE does not
+  // mind.
+  void Begin(std::int64_t tokens, bool is_prompt, std::int64_t prompt_left) {
+    step_tokens_ = tokens;
+    prompt_left_ = prompt_left;
+    for (std::size_t layer = 0; layer < tokens_.size(); ++layer) Evict(layer, is_prompt);
+    if (mode_ == PositionPolicy::kKeep && config_.eviction->positions == PositionPolicy::kAuto &&
+        length_ + tokens > spec_.trained_window) {
+      mode_ = PositionPolicy::kCompact;
+    }
+    length_ += tokens;
+  }
+
+  void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
+              const float* v, float* out) override {
+    const AttentionLayerSpec& spec = spec_.layers[static_cast<std::size_t>(layer)];
+    auto& kept = tokens_[static_cast<std::size_t>(layer)];
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const Position logical{length_ - tokens + t};
+      ReferenceToken token{.written = logical, .attention = {}, .logical = logical};
+      token.key.assign(k + t * spec.kv_heads * spec.key_dim,
+                       k + (t + 1) * spec.kv_heads * spec.key_dim);
+      token.value.assign(v + t * spec.kv_heads * spec.value_dim,
+                         v + (t + 1) * spec.kv_heads * spec.value_dim);
+      kept.push_back(std::move(token));
+    }
+    std::vector<ReferenceQuery> queries;
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      kept[i].attention =
+          mode_ == PositionPolicy::kKeep ? kept[i].logical : Position{static_cast<std::int64_t>(i)};
+    }
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const ReferenceToken& self = kept[kept.size() - static_cast<std::size_t>(tokens - t)];
+      ReferenceQuery query{
+          .written = self.logical, .attention = self.attention, .logical = self.logical};
+      query.query.assign(q + t * spec.query_heads * spec.key_dim,
+                         q + (t + 1) * spec.query_heads * spec.key_dim);
+      queries.push_back(std::move(query));
+    }
+    const ReferenceOutput result = ReferenceAttention(spec, rope_, kept, queries);
+    std::copy(result.out.begin(), result.out.end(), out);
+    Vote(static_cast<std::size_t>(layer), result);
+  }
+
+  std::int64_t length() const { return length_; }
+
+ private:
+  std::int64_t BlockOf(const ReferenceToken& token) const {
+    return token.logical.value / config_.cache.block_size;
+  }
+
+  void Vote(std::size_t layer, const ReferenceOutput& result) {
+    const EvictionConfig& eviction = *config_.eviction;
+    const auto& kept = tokens_[layer];
+    std::vector<double> votes(kept.size(), 0.0);
+    std::int64_t counted = 0;
+    for (std::int64_t i = 0; i < step_tokens_; ++i) {
+      const std::int64_t from_step_end = step_tokens_ - i;  // 1 for the last
+      const std::int64_t reach = eviction.prompt_eviction == PromptEviction::kAtEnd
+                                     ? from_step_end + prompt_left_
+                                     : from_step_end;
+      if (eviction.snapkv_window > 0 && reach > eviction.snapkv_window) continue;
+      ++counted;
+      for (std::size_t t = 0; t < kept.size(); ++t)
+        votes[t] += result.mass[static_cast<std::size_t>(i) * kept.size() + t];
+    }
+    for (std::size_t t = 0; t < kept.size(); ++t) {
+      double vote = votes[t];
+      const std::int64_t reach = eviction.snapkv_window > 0 ? eviction.pooling_width / 2 : 0;
+      for (std::int64_t n = -reach; n <= reach; ++n) {
+        const std::int64_t at = static_cast<std::int64_t>(t) + n;
+        if (at >= 0 && at < static_cast<std::int64_t>(kept.size()))
+          vote = std::max(vote, votes[static_cast<std::size_t>(at)]);
+      }
+      blocks_[layer][BlockOf(kept[t])].mass += vote;
+    }
+    std::map<std::int64_t, bool> present;
+    for (const ReferenceToken& token : kept) present[BlockOf(token)] = true;
+    for (const auto& [block, unused] : present) blocks_[layer][block].lifetime += counted;
+  }
+
+  void Evict(std::size_t layer, bool is_prompt) {
+    const EvictionConfig& eviction = *config_.eviction;
+    if (is_prompt && eviction.prompt_eviction == PromptEviction::kAtEnd) return;
+    const std::int64_t limit = eviction.max_cache_size - (is_prompt ? 0 : step_tokens_);
+    auto& kept = tokens_[layer];
+    while (static_cast<std::int64_t>(kept.size()) > limit) {
+      std::int64_t worst = -1;
+      double lowest = 0.0;
+      for (std::size_t t = 0; t + static_cast<std::size_t>(config_.cache.block_size) <= kept.size();
+           ++t) {
+        const std::int64_t block = BlockOf(kept[t]);
+        const bool first_of_block = kept[t].logical.value % config_.cache.block_size == 0;
+        const auto behind = static_cast<std::int64_t>(kept.size() - t) - config_.cache.block_size;
+        if (!first_of_block || kept[t].logical.value < eviction.start_size ||
+            behind < eviction.recent_size)
+          continue;
+        const NaiveBlock& info = blocks_[layer][block];
+        const double score = info.lifetime == 0 ? INFINITY
+                             : eviction.aggregation == Aggregation::kSum
+                                 ? info.mass
+                                 : info.mass / static_cast<double>(info.lifetime);
+        if (worst < 0 || score < lowest) {
+          worst = block;
+          lowest = score;
+        }
+      }
+      if (worst < 0) return;
+      std::erase_if(kept, [&](const ReferenceToken& token) { return BlockOf(token) == worst; });
+      blocks_[layer].erase(worst);
+    }
+  }
+
+  const ModelSpec& spec_;
+  LayerRope rope_;
+  EngineConfig config_;
+  PositionPolicy mode_ = PositionPolicy::kKeep;
+  std::int64_t length_ = 0;
+  std::int64_t step_tokens_ = 0;
+  std::int64_t prompt_left_ = 0;
+  std::vector<std::vector<ReferenceToken>> tokens_;         // [layers]
+  std::vector<std::map<std::int64_t, NaiveBlock>> blocks_;  // [layers], by logical block
+
+ public:
+  void set_mode(PositionPolicy mode) { mode_ = mode; }
+};
+
+struct Scenario {
+  TinyModelOptions model;
+  EngineConfig config;
+  std::int64_t tokens = 400;
+};
+
+Scenario RandomScenario(std::mt19937_64* generator) {
+  const auto pick = [&](std::initializer_list<std::int64_t> from) {
+    return *(from.begin() + static_cast<std::ptrdiff_t>((*generator)() % from.size()));
+  };
+  Scenario s;
+  s.model.seed = (*generator)();
+  s.model.pairing = pick({0, 1}) == 0 ? Pairing::kHalves : Pairing::kNeighbours;
+  s.model.alibi = pick({0, 0, 1}) == 1;
+  s.model.trained_window = pick({150, 200, 1000});
+  s.config.cache = {.block_size = 8, .key_type = KvType::kF32, .value_type = KvType::kF32};
+  s.config.chunk_size = pick({8, 24, 32});
+  constexpr PositionPolicy kPolicies[] = {PositionPolicy::kAuto, PositionPolicy::kKeep,
+                                          PositionPolicy::kCompact};
+  s.config.eviction =
+      EvictionConfig{.start_size = 8,
+                     .recent_size = pick({8, 24}),
+                     .max_cache_size = pick({48, 64, 88}),
+                     .aggregation = pick({0, 1}) == 0 ? Aggregation::kSum : Aggregation::kNormSum,
+                     .snapkv_window = pick({0, 1, 8}),
+                     .pooling_width = pick({1, 7}),
+                     .rotation = pick({0, 1}) == 0 ? Rotation::kQuery : Rotation::kKeys,
+                     .positions = kPolicies[pick({0, 1, 2})]};
+  return s;
+}
+
+// Feeds both the same tokens step by step and compares each likelihood.
+void Compare(const Scenario& s, std::mt19937_64* generator) {
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < s.tokens; ++i)
+    tokens.push_back(static_cast<TokenId>((*generator)() % 61));
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(s.model), s.config);
+  TinyModel naive_model(s.model);
+  const LayerRope rope{.pairing = s.model.pairing,
+                       .rotated_dims = s.model.key_dim,
+                       .frequencies = PlainFrequencies(s.model.rope_theta, s.model.key_dim)};
+  NaiveCache naive(naive_model.spec(), rope, s.config);
+  if (s.config.eviction->positions == PositionPolicy::kCompact)
+    naive.set_mode(PositionPolicy::kCompact);
+
+  engine->Submit({.prompt = tokens, .score_prompt = true});
+  std::vector<float> before;
+  while (engine->HasWork()) {
+    const StepResult step = engine->Step();
+    const std::int64_t begin = naive.length();
+    naive.Begin(step.tokens_processed, true, s.tokens - begin - step.tokens_processed);
+    std::vector<std::int64_t> positions;
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < step.tokens_processed; ++i) {
+      positions.push_back(begin + i);
+      rows.push_back(i);
+    }
+    const auto logits = naive_model.Forward(
+        {.token_ids = std::span(tokens).subspan(static_cast<std::size_t>(begin), positions.size()),
+         .position_ids = positions,
+         .logit_rows = rows},
+        naive);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      const auto row = i == 0 ? std::span<const float>(before) : logits.subspan((i - 1) * 61, 61);
+      if (row.empty()) continue;
+      const double expected =
+          LogSumExp(row) -
+          static_cast<double>(
+              row[static_cast<std::size_t>(tokens[static_cast<std::size_t>(begin) + i])]);
+      ASSERT_NEAR(step.negative_log_likelihood[next++], expected, 5e-3)
+          << "token " << begin + static_cast<std::int64_t>(i);
+    }
+    before.assign(logits.end() - 61, logits.end());
+  }
+  EXPECT_EQ(naive.length(), s.tokens);
+}
+
+TEST(NaiveEngine, SameLikelihoodsOverRandomScenarios) {
+  std::mt19937_64 generator(42);
+  for (int i = 0; i < 40; ++i) {
+    SCOPED_TRACE(i);
+    const Scenario s = RandomScenario(&generator);
+    Compare(s, &generator);
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace carousel
