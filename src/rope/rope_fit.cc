@@ -104,8 +104,8 @@ std::optional<std::int64_t> FirstNotFinite(const RotationSamples& samples) {
 struct Trial {
   bool lengths_hold = false;
   RotationFit fit;
-  std::vector<double>
-      sigma;  // [pairs], of the frequencies; infinite for a pair that is too small to measure
+  // [pairs], of the frequencies; infinite for a pair that is too small to measure.
+  std::vector<double> sigma;
 };
 
 std::string StretchReason(const Geometry& geometry, std::size_t pair, double stretch,

@@ -18,7 +18,7 @@ namespace carousel {
 namespace {
 
 constexpr std::int64_t kUnknownWindow = 8192;
-constexpr std::int64_t kDefaultTokens = 3;
+constexpr std::int64_t kDefaultTokens = 2;
 // Values that differ by more are not the same value rounded in another order.
 constexpr double kLargestValueChange = 1e-4;
 

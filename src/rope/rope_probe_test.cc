@@ -649,7 +649,7 @@ TEST(RopeProbe, WorksWithUnknownAndWithTinyWindowsAndTokensOfOurs) {
 TEST(RopeProbe, RunsTheModelSomeDozensOfTimes) {
   TinyModel model(Uniform(Rotate(Plain(10000.0, 16))));
   ProbeRope(model, {.tokens = {}, .trained_window = 8192});
-  EXPECT_LE(model.runs(), 66);
+  EXPECT_LE(model.runs(), 44);  // about a second of SmolLM2
 }
 
 // A model that forgets a layer is told so, not read past its end.

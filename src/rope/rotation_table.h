@@ -16,15 +16,16 @@ struct RotationRow {
   std::span<const float> sin;  // [rotated_dims / 2]
 };
 
-// Rows are computed in double and kept in float32. Multiples may be negative: the inverse angle, which is
-// what moves a surviving key towards the start of the cache. Never sized by a guess: Extend adds the rows of
-// a larger multiple when it first appears.
+// Rows are computed in double and kept in float32. Multiples may be negative: the inverse angle,
+// which is what moves a surviving key towards the start of the cache. Never sized by a guess:
+// Extend adds the rows of a larger multiple when it first appears.
 class RotationTable {
  public:
   // `rope` must rotate. block_size > 0.
   RotationTable(const LayerRope& rope, std::int64_t block_size);
 
-  // Makes rows for all multiples in [-largest, largest] available. Not thread-safe; invalidates rows.
+  // Makes rows for all multiples in [-largest, largest] available. Not thread-safe; invalidates
+  // rows.
   void Extend(std::int64_t largest_multiple);
   // CHECKs that |multiple| has been extended to. Thread-safe beside other reads.
   RotationRow row(std::int64_t multiple) const;
