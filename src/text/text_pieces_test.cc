@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "text/text_pieces.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <fstream>
+
+#include "carousel/error.h"
+#include "text/random_text.h"
+#include "text/utf8.h"
+
+namespace carousel {
+namespace {
+
+// Hands a text on in reads of the sizes given, again and again; 0 stands for being woken.
+class StringSource : public ByteSource {
+ public:
+  StringSource(std::string text, std::vector<std::size_t> reads)
+      : text_(std::move(text)), reads_(std::move(reads)) {}
+
+  std::optional<std::size_t> Read(std::span<char> buffer) override {
+    EXPECT_FALSE(buffer.empty());
+    std::size_t wanted = buffer.size();
+    if (!reads_.empty()) {
+      wanted = reads_[next_++ % reads_.size()];
+      if (wanted == 0) return std::nullopt;
+    }
+    const std::size_t bytes = std::min({wanted, buffer.size(), text_.size() - offset_});
+    std::memcpy(buffer.data(), text_.data() + offset_, bytes);
+    offset_ += bytes;
+    return bytes;
+  }
+
+ private:
+  std::string text_;
+  std::vector<std::size_t> reads_;
+  std::size_t next_ = 0;
+  std::size_t offset_ = 0;
+};
+
+std::vector<std::string> AllPieces(ByteSource& source, TextPiecesOptions options) {
+  TextPieces pieces(source, options);
+  std::vector<std::string> all;
+  while (true) {
+    if (auto piece = pieces.Next()) {
+      all.push_back(*std::move(piece));
+    } else if (!pieces.interrupted()) {
+      return all;
+    }
+  }
+}
+
+std::string ProblemOf(const std::string& text) {
+  StringSource source(text, {5});
+  try {
+    AllPieces(source, {.piece_bytes = 8, .max_piece_bytes = 16});
+  } catch (const Error& error) {
+    EXPECT_EQ(error.field(), "text");
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.problem();
+  }
+  return "";
+}
+
+TEST(TextPieces, CutsBeforeASpaceThatFollowsANonSpace) {
+  StringSource source("one two  three\nfour   five", {});
+  const auto pieces = AllPieces(source, {.piece_bytes = 14, .max_piece_bytes = 20});
+  EXPECT_EQ(pieces, (std::vector<std::string>{"one two", "  three\nfour", "   five"}));
+}
+
+TEST(TextPieces, CutsBeforeANewlineWhereThereAreNoSpaces) {
+  StringSource source("\xE4\xB8\x80\xE4\xB8\x80\n\xE4\xB8\x80\xE4\xB8\x80\xE4\xB8\x80", {});
+  const auto pieces = AllPieces(source, {.piece_bytes = 10, .max_piece_bytes = 20});
+  EXPECT_EQ(pieces, (std::vector<std::string>{"\xE4\xB8\x80\xE4\xB8\x80",
+                                              "\n\xE4\xB8\x80\xE4\xB8\x80\xE4\xB8\x80"}));
+}
+
+TEST(TextPieces, HandsOnWhatASlowSourceHasGiven) {
+  StringSource source("hello big world", {9, 0, 3});
+  TextPieces pieces(source, {.piece_bytes = 1000, .max_piece_bytes = 1000});
+  EXPECT_EQ(pieces.Next(), "hello");
+  EXPECT_EQ(pieces.Next(), std::nullopt);
+  EXPECT_TRUE(pieces.interrupted());
+  EXPECT_EQ(pieces.Next(), " big");
+}
+
+TEST(TextPieces, NamesTheByteAtFault) {
+  EXPECT_EQ(ProblemOf("caf\xC3\xA9 au lait"), "");
+  EXPECT_EQ(ProblemOf("some words, then caf\xE9!"),
+            "is not valid UTF-8 (0xe9) at byte 20; convert it to UTF-8 first");
+  EXPECT_EQ(ProblemOf("some words, then cut\xF0\x9F"),
+            "is not valid UTF-8 (0xf0) at byte 20; convert it to UTF-8 first");
+  EXPECT_EQ(ProblemOf(std::string("some words, then \0!", 19)),
+            "has a NUL at byte 17; only text can be read");
+}
+
+TEST(TextPieces, AnEmptySourceHasNoPieces) {
+  StringSource source("", {});
+  EXPECT_TRUE(AllPieces(source, {}).empty());
+}
+
+RC_GTEST_PROP(TextPieces, PiecesJoinToTheTextAndStayBounded, ()) {
+  const std::string text = *rc::gen::resize(300, ValidText());
+  const auto reads =
+      *rc::gen::nonEmpty(rc::gen::container<std::vector<std::size_t>>(rc::gen::inRange(1, 40)));
+  const auto piece_bytes = *rc::gen::inRange<std::size_t>(4, 64);
+  const auto max_piece_bytes = *rc::gen::inRange<std::size_t>(piece_bytes, 128);
+  StringSource source(text, reads);
+  std::string joined;
+  for (const std::string& piece :
+       AllPieces(source, {.piece_bytes = piece_bytes, .max_piece_bytes = max_piece_bytes})) {
+    RC_ASSERT(!piece.empty());
+    RC_ASSERT(piece.size() <= max_piece_bytes);
+    RC_ASSERT(!FindInvalidUtf8(piece));
+    joined += piece;
+  }
+  RC_ASSERT(joined == text);
+}
+
+RC_GTEST_PROP(TextPieces, ErrorsDoNotDependOnTheReads, ()) {
+  const std::string bytes = *rc::gen::suchThat(AnyBytes(), [](const std::string& candidate) {
+    return FindInvalidUtf8(candidate) || candidate.find('\0') != std::string::npos;
+  });
+  const auto reads =
+      *rc::gen::nonEmpty(rc::gen::container<std::vector<std::size_t>>(rc::gen::inRange(1, 9)));
+  const auto problem_of = [&bytes](std::vector<std::size_t> sizes) -> std::string {
+    StringSource source(bytes, std::move(sizes));
+    try {
+      AllPieces(source, {.piece_bytes = 16, .max_piece_bytes = 64});
+    } catch (const Error& error) {
+      return error.problem();
+    }
+    return "";
+  };
+  RC_ASSERT(problem_of(reads) != "");
+  RC_ASSERT(problem_of(reads) == problem_of({1000}));
+}
+
+TEST(ByteSource, ReadsAFileAndRefusesAFolder) {
+  const std::string path = testing::TempDir() + "/byte_source_test.txt";
+  std::ofstream(path) << "some text";
+  const auto source = OpenByteSource(path, -1);
+  EXPECT_EQ(ReadWholeText(*source, 100), "some text");
+  EXPECT_THROW(ReadWholeText(*OpenByteSource(path, -1), 8), Error);
+  EXPECT_THROW(OpenByteSource(testing::TempDir(), -1), Error);
+  EXPECT_THROW(OpenByteSource(path + ".none", -1), Error);
+}
+
+TEST(ByteSource, IsWokenWhileItWaits) {
+  std::array<int, 2> data{};
+  std::array<int, 2> wake{};
+  ASSERT_EQ(pipe(data.data()), 0);
+  ASSERT_EQ(pipe(wake.data()), 0);
+  const auto source = OpenByteSource("/dev/fd/" + std::to_string(data[0]), wake[0]);
+  ASSERT_EQ(write(wake[1], "x", 1), 1);
+  std::array<char, 8> buffer{};
+  EXPECT_EQ(source->Read(buffer), std::nullopt);
+  for (const int fd : {data[0], data[1], wake[0], wake[1]}) close(fd);
+}
+
+}  // namespace
+}  // namespace carousel
