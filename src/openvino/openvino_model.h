@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// A decoder from an OpenVINO IR folder, on the CPU, with the engine's attention in place of its
+// own.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "carousel/model.h"
+
+namespace carousel {
+
+// What the plugin computes in, attention excepted, which always gets f32.
+enum class ModelPrecision {
+  kF32,
+  kBf16,  // faster on CPUs with AMX; elsewhere the plugin may use f32 all the same
+};
+
+struct OpenVinoModelOptions {
+  std::filesystem::path
+      directory;  // openvino_model.xml and .bin; config.json, generation_config.json if there
+  std::int64_t threads = 0;  // 0: all cores
+  ModelPrecision precision = ModelPrecision::kF32;
+};
+
+// Reads, rewrites (graph_rewrite.h) and compiles. Throws carousel::Error (kModel, field "model")
+// that names the path or the graph's node for files that are missing or damaged and for models that
+// are not supported. Forward must not be called from two threads at once. The model may outlive
+// everything it was made from.
+std::unique_ptr<Model> LoadOpenVinoModel(const OpenVinoModelOptions& options);
+
+}  // namespace carousel
