@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands need from the rest of the system. Tests bring a small one of their own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "carousel/engine.h"
+#include "carousel/model.h"
+#include "cli/flags.h"
+#include "engine/tokenizer.h"
+
+namespace carousel {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  // Each throws carousel::Error.
+  virtual std::unique_ptr<Model> LoadModel(const ModelFlags& flags) = 0;
+  // `vocabulary_size` is the model's.
+  virtual std::unique_ptr<Tokenizer> LoadTokenizer(const ModelFlags& flags,
+                                                   std::int64_t vocabulary_size) = 0;
+  virtual std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
+                                               const EngineConfig& config) = 0;
+};
+
+// An engine with the tokenizer of its model.
+struct LoadedEngine {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Engine> engine;
+};
+
+inline LoadedEngine Load(Backend* backend, const ModelFlags& flags, const EngineConfig& config) {
+  std::unique_ptr<Model> model = backend->LoadModel(flags);
+  std::unique_ptr<Tokenizer> tokenizer =
+      backend->LoadTokenizer(flags, model->spec().vocabulary_size);
+  return {std::move(tokenizer), backend->CreateEngine(std::move(model), config)};
+}
+
+}  // namespace carousel

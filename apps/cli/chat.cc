@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel chat: a conversation without an end.
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "carousel/error.h"
+#include "cli/answer.h"
+#include "cli/commands.h"
+#include "cli/error_text.h"
+#include "cli/interrupt.h"
+#include "cli/line_reader.h"
+#include "cli/numbers.h"
+#include "cli/process_memory.h"
+#include "text/text_pieces.h"
+#include "text/turn_format.h"
+
+namespace carousel {
+namespace {
+
+constexpr std::string_view kHelp =
+    "/reset       forget the conversation and begin anew\n"
+    "/stats       what is remembered, what it takes, how fast it goes\n"
+    "/save FILE   write the conversation; as JSON if FILE ends in .json\n"
+    "/exit        end the chat (Ctrl-D)\n"
+    "A line that begins with // is said with one /. A backslash at a line's end continues it.\n"
+    "Ctrl-C stops an answer.\n";
+
+struct Message {
+  std::string role;
+  std::string content;
+};
+
+// Writes beside the file and moves it there when it is whole.
+void SaveTranscript(const std::vector<Message>& messages, const std::string& path) {
+  const std::string part = path + ".part";
+  {
+    std::ofstream file(part, std::ios::binary | std::ios::trunc);
+    if (path.ends_with(".json")) {
+      nlohmann::ordered_json list = nlohmann::ordered_json::array();
+      for (const Message& message : messages)
+        list.push_back({{"role", message.role}, {"content", message.content}});
+      file << list.dump(2) << '\n';
+    } else {
+      for (const Message& message : messages)
+        file << "## " << message.role << "\n\n" << message.content << "\n\n";
+    }
+    file.close();
+    if (file.fail()) {
+      const int error = errno;
+      std::remove(part.c_str());
+      throw Error(ErrorCode::kIo, path, fmt::format("cannot be written: {}", std::strerror(error)));
+    }
+  }
+  if (std::rename(part.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    std::remove(part.c_str());
+    throw Error(ErrorCode::kIo, path, fmt::format("cannot be written: {}", std::strerror(error)));
+  }
+}
+
+class Chat {
+ public:
+  Chat(const ChatFlags& flags, TurnFormat format, const LoadedEngine& loaded,
+       const Interrupt& interrupt, Console* console)
+      : flags_(flags),
+        format_(std::move(format)),
+        tokenizer_(loaded.tokenizer.get()),
+        engine_(loaded.engine.get()),
+        interrupt_(interrupt),
+        console_(console) {}
+
+  // What a line of input asks for. False: the chat ends.
+  bool Handle(const std::string& line);
+
+ private:
+  bool RunCommand(const std::string& line);
+  void Say(const std::string& message);
+  void Reset();
+  void Note(std::string_view text) { console_->err.TryWrite(console_->err.Dimmed(text) + "\n"); }
+  void NoteTurn(const Answer& answer);
+  std::string Stats() const;
+
+  const ChatFlags& flags_;
+  TurnFormat format_;
+  const Tokenizer* tokenizer_;
+  Engine* engine_;
+  const Interrupt& interrupt_;
+  Console* console_;
+  std::vector<Message> messages_;
+  bool at_first_turn_ = true;
+  std::uint64_t turns_ = 0;
+  double last_tokens_per_second_ = 0.0;
+};
+
+bool Chat::Handle(const std::string& line) {
+  if (line.find_first_not_of(" \t\n\r") == std::string::npos) return true;
+  try {
+    if (line.starts_with('/') && !line.starts_with("//")) return RunCommand(line);
+    Say(line.starts_with("//") ? line.substr(1) : line);
+  } catch (const Error& error) {
+    // A line that cannot be read is the user's to mend; after anything else the sequence is broken.
+    console_->err.TryWrite(fmt::format("carousel: {}\n", ErrorText(error, {})));
+    if (error.code() == ErrorCode::kIo && error.field() == "standard output") throw;
+    if (engine_->HasWork()) {
+      Reset();
+      Note("the conversation begins anew");
+    }
+  }
+  return true;
+}
+
+bool Chat::RunCommand(const std::string& line) {
+  const std::size_t space = line.find(' ');
+  const std::string command = line.substr(0, space);
+  const std::size_t begin = line.find_first_not_of(' ', space);
+  const std::string argument = begin == std::string::npos ? "" : line.substr(begin);
+  if (command == "/exit" || command == "/quit") return false;
+  if (command == "/help") {
+    console_->err.TryWrite(kHelp);
+  } else if (command == "/stats") {
+    Note(Stats());
+  } else if (command == "/reset") {
+    Reset();
+    Note("forgotten; the conversation begins anew");
+  } else if (command == "/save") {
+    if (argument.empty()) throw Error(ErrorCode::kInvalidArgument, "/save", "give a file's name");
+    SaveTranscript(messages_, argument);
+    Note(fmt::format("saved {} messages to {}", messages_.size(), argument));
+  } else {
+    throw Error(ErrorCode::kInvalidArgument, command, "no such command; /help lists them");
+  }
+  return true;
+}
+
+void Chat::Reset() {
+  engine_->Reset();
+  messages_.clear();
+  at_first_turn_ = true;
+}
+
+void Chat::Say(const std::string& message) {
+  ValidateText(message, "this line", 0);
+  const std::string text =
+      at_first_turn_ ? format_.FirstTurn(flags_.system, message) : format_.NextTurn(message);
+  Request request{.prompt = tokenizer_->Encode(text, {.add_special_tokens = false}),
+                  .max_new_tokens = flags_.sampling.max_new_tokens,
+                  .sampling = flags_.sampling.params};
+  // The same words said twice are not to get the same answer, and a script is to get the same chat.
+  request.sampling.seed += turns_++;
+  const Answer answer =
+      RunRequest(engine_, *tokenizer_, std::move(request), flags_.sampling.stops, interrupt_,
+                 [this](std::string_view part) { console_->out.Write(part); });
+  console_->out.Write("\n");
+  if (at_first_turn_ && flags_.system) messages_.push_back({"system", *flags_.system});
+  messages_.push_back({"user", message});
+  messages_.push_back({"assistant", answer.text});
+  at_first_turn_ = false;
+  last_tokens_per_second_ = answer.decode_tokens_per_second();
+  NoteTurn(answer);
+}
+
+void Chat::NoteTurn(const Answer& answer) {
+  const EngineMetrics metrics = engine_->metrics();
+  std::string_view ending;
+  if (answer.finish_reason == FinishReason::kCancelled) ending = "; stopped";
+  if (answer.finish_reason == FinishReason::kLength) ending = "; cut off at --max-new-tokens";
+  Note(fmt::format("remembered {} of {} tokens, {} forgotten; {:.0f} tok/s{}",
+                   Grouped(metrics.resident_tokens), Grouped(metrics.logical_tokens),
+                   Grouped(metrics.logical_tokens - metrics.resident_tokens),
+                   last_tokens_per_second_, ending));
+}
+
+std::string Chat::Stats() const {
+  const EngineMetrics metrics = engine_->metrics();
+  return fmt::format(
+      "{} messages, {} tokens: {} remembered, {} forgotten in {} evictions\n"
+      "cache: {} in use of {} ({} bytes per token); rotation {}, positions {}\n"
+      "memory: {}; last answer at {:.1f} tok/s",
+      messages_.size(), Grouped(metrics.logical_tokens), Grouped(metrics.resident_tokens),
+      Grouped(metrics.logical_tokens - metrics.resident_tokens), Grouped(metrics.evictions),
+      Megabytes(metrics.cache_bytes), Megabytes(metrics.reserved_bytes),
+      Grouped(metrics.cache_bytes_per_token), Name(metrics.rotation), Name(metrics.positions),
+      Megabytes(ReadProcessMemory().rss_bytes), last_tokens_per_second_);
+}
+
+}  // namespace
+
+int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
+  TurnFormat format = TurnFormat::Load(flags.model.directory);
+  if (!format.reducible())
+    throw Error(
+        ErrorCode::kModel, TurnFormat::kFileName,
+        fmt::format("the chat template cannot be reduced to turns: {}; use carousel generate --raw",
+                    format.reason()));
+  if (flags.system) format.FirstTurn(flags.system, "");  // refuses a system message without a place
+  const LoadedEngine loaded = Load(backend, flags.model, flags.config);
+  Interrupt interrupt;
+  interrupt.Watch(loaded.engine.get());
+  const std::unique_ptr<LineReader> reader = MakeLineReader(interrupt);
+  const bool interactive = console->err.is_terminal() && console->out.is_terminal();
+  if (interactive)
+    console->err.TryWrite(
+        console->err.Dimmed(fmt::format("{}. /help lists the commands, Ctrl-D ends the chat.",
+                                        loaded.engine->model().spec().name)) +
+        "\n");
+  Chat chat(flags, std::move(format), loaded, interrupt, console);
+  while (true) {
+    const InputLine line = ReadMessage(reader.get());
+    if (line.kind == InputLine::Kind::kEnd) return 0;
+    if (line.kind == InputLine::Kind::kInterrupted) {
+      // SIGTERM, or Ctrl-C where nobody types.
+      if (interrupt.signal() != SIGINT || !interactive) return interrupt.exit_status();
+      interrupt.Clear();
+      continue;
+    }
+    reader->Remember(line.text);
+    if (!chat.Handle(line.text)) return 0;
+    if (interrupt.raised()) {
+      if (interrupt.signal() != SIGINT) return interrupt.exit_status();
+      interrupt.Clear();
+    }
+  }
+}
+
+}  // namespace carousel

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command_definition.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "cli/error_text.h"
+#include "cli/usage_error.h"
+#include "text/stop_strings.h"
+#include "text/text_pieces.h"
+
+namespace carousel {
+namespace {
+
+constexpr const char* kInfoFooter = R"(
+Examples:
+  carousel info
+  carousel info --model models/smollm2-135m-instruct --json info.json)";
+
+constexpr const char* kStreamFooter = R"(
+Feeds the text as one sequence and reports how well the model predicts each next token: negative
+log-likelihood in nats per token, and perplexity. A segment covers the tokens [begin, end) of the text.
+
+Examples:
+  carousel stream --text book.txt
+  carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512 --json out.jsonl
+  carousel stream --text book.txt --positions keep        (fails past the trained window: the control)
+  tail -f server.log | carousel stream --text -)";
+
+constexpr const char* kGenerateFooter = R"(
+Examples:
+  carousel generate --prompt "Name three rivers."
+  carousel generate --prompt-file notes.txt --raw --max-new-tokens 500 --temperature 0.7 --seed 1
+  echo "Once upon a time" | carousel generate --prompt-file - --raw --stop "." --json -)";
+
+constexpr const char* kChatFooter = R"(
+At the prompt: /help lists the commands, a backslash at the end of a line continues it on the next,
+Ctrl-C stops an answer, Ctrl-D ends the chat. The sampling defaults suit a small model; --temperature 0
+makes answers repeatable whatever the seed.
+
+Examples:
+  carousel chat
+  carousel chat --system "You answer in one sentence." --max-cache-size 1024
+  printf 'Hello\nWho are you?\n' | carousel chat --temperature 0)";
+
+// Turns what Validate refuses into bad usage, its field called by the flag.
+template <typename Check>
+void Checked(const FieldLabels& labels, Check check) {
+  try {
+    check();
+  } catch (const Error& error) {
+    throw UsageError(ErrorText(error, labels));
+  }
+}
+
+void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& value) {
+  if (flags.Given(flag) && value.empty())
+    throw UsageError(fmt::format("{}: is empty; give a name", flags.Label(flag)));
+}
+
+void CheckPaths(const FlagSet& flags, const ModelFlags& model, const std::string* json) {
+  RefuseEmpty(flags, "--model", model.directory);
+  if (json != nullptr) RefuseEmpty(flags, "--json", *json);
+}
+
+void SettleCache(const FlagSet& flags, const CacheFlags& cache, EngineConfig* config,
+                 Invocation* invocation) {
+  invocation->labels = flags.Labels();
+  Checked(invocation->labels, [&] { *config = SettledConfig(cache); });
+  for (const std::string& flag : FlagsWithoutEffect(flags, cache))
+    invocation->notes.push_back(fmt::format("{}: has no effect with --no-eviction", flag));
+}
+
+void CheckSampling(const SamplingFlags& sampling, const FieldLabels& labels) {
+  Checked(labels, [&] {
+    Validate(sampling.params);
+    StopStringMatcher matcher(sampling.stops);
+  });
+}
+
+// Of --prompt, --prompt-file and --token-ids one is meant: the one on the command line, else the
+// variable. Returns its name and drops the others.
+std::string ChoosePromptSource(const FlagSet& flags, GenerateFlags* target) {
+  const std::array<std::pair<const char*, std::optional<std::string>*>, 3> sources{
+      {{"--prompt", &target->prompt},
+       {"--prompt-file", &target->prompt_file},
+       {"--token-ids", &target->token_ids_file}}};
+  const bool on_command_line = std::any_of(sources.begin(), sources.end(), [&](const auto& source) {
+    return flags.GivenOnCommandLine(source.first);
+  });
+  std::vector<std::string> given;
+  for (const auto& [flag, value] : sources) {
+    if (on_command_line && !flags.GivenOnCommandLine(flag)) value->reset();
+    if (value->has_value()) given.emplace_back(flag);
+  }
+  if (given.empty())
+    throw UsageError(
+        "--prompt: missing; give --prompt TEXT, --prompt-file FILE or --token-ids FILE");
+  if (given.size() > 1)
+    throw UsageError(
+        fmt::format("{} and {}: give one of them", flags.Label(given[0]), flags.Label(given[1])));
+  return given.front();
+}
+
+class InfoCommand : public CommandDefinition {
+ public:
+  explicit InfoCommand(CLI::App* app) : CommandDefinition(app) {
+    AddModelFlags(&flags(), &target_.model);
+    flags().Heading("Output");
+    AddJsonFlag(&flags(), "Write one JSON object there; -: standard output", &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    CheckPaths(flags(), target_.model, &target_.json);
+    return {.command = target_, .labels = flags().Labels(), .notes = {}};
+  }
+
+ private:
+  InfoFlags target_;
+};
+
+class StreamCommand : public CommandDefinition {
+ public:
+  explicit StreamCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Text");
+    flags().Text({"--text", "FILE", "The text to read; -: standard input, which may never end"},
+                 &target_.text);
+    flags().Integer({"--max-tokens", "N", "Stop after so many tokens (default: at the text's end)"},
+                    {2, INT64_MAX}, &target_.max_tokens);
+    AddModelFlags(&flags(), &target_.model);
+    AddCacheFlags(&flags(), {.prompt_eviction = false}, &cache_);
+    flags().Heading("Output");
+    flags().Integer({"--segment", "N", "Report every N tokens (default 1024)"}, {1, INT64_MAX},
+                    &target_.segment);
+    AddJsonFlag(&flags(),
+                "Write one JSON object per line there; -: standard output, without the table",
+                &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    SettleCache(flags(), cache_, &target_.config, &invocation);
+    CheckPaths(flags(), target_.model, &target_.json);
+    if (!flags().Given("--text"))
+      throw UsageError("--text: missing; give --text FILE, or --text - for standard input");
+    RefuseEmpty(flags(), "--text", target_.text);
+    invocation.labels["prompt"] = flags().Label("--text");
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  StreamFlags target_;
+  CacheFlags cache_;
+};
+
+class GenerateCommand : public CommandDefinition {
+ public:
+  explicit GenerateCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Prompt");
+    flags().OptionalText({"--prompt", "TEXT", "The prompt"}, &target_.prompt);
+    flags().OptionalText({"--prompt-file", "FILE", "The prompt is in this file; -: standard input"},
+                         &target_.prompt_file);
+    flags().OptionalText(
+        {"--token-ids", "FILE", "The prompt as a JSON array of token ids; implies --raw"},
+        &target_.token_ids_file);
+    flags().OptionalText({"--system", "TEXT", "The system message in front of the prompt"},
+                         &target_.system);
+    flags().Switch(
+        {"--raw", "", "Give the prompt to the model as it is, without the chat template"},
+        &target_.raw);
+    AddModelFlags(&flags(), &target_.model);
+    target_.sampling.max_new_tokens = 256;
+    AddSamplingFlags(&flags(), &target_.sampling);
+    flags().Switch({"--ignore-eos", "", "Go on past the end token"}, &target_.ignore_eos);
+    flags().Integer(
+        {"--logprobs", "N", "Report the N likeliest tokens at each place in the JSON (default 0)"},
+        {INT64_MIN, INT64_MAX}, &target_.sampling.params.logprobs);
+    AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+    flags().Heading("Output");
+    AddJsonFlag(&flags(), "Write a JSON summary there; -: standard output, without the text",
+                &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    SettleCache(flags(), cache_, &target_.config, &invocation);
+    CheckSampling(target_.sampling, invocation.labels);
+    CheckPaths(flags(), target_.model, &target_.json);
+    const std::string source = ChoosePromptSource(flags(), &target_);
+    for (const char* field : {"prompt", "text"}) invocation.labels[field] = flags().Label(source);
+    if (target_.token_ids_file) target_.raw = true;
+    if (target_.raw && flags().GivenOnCommandLine("--system"))
+      throw UsageError("--system: has no place in a raw prompt; leave out one of them");
+    if (target_.raw) target_.system.reset();
+    if (target_.prompt)
+      Checked(invocation.labels, [&] { ValidateText(*target_.prompt, "prompt", 0); });
+    if (target_.system)
+      Checked(invocation.labels, [&] { ValidateText(*target_.system, "system", 0); });
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  GenerateFlags target_;
+  CacheFlags cache_;
+};
+
+class ChatCommand : public CommandDefinition {
+ public:
+  explicit ChatCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Conversation");
+    flags().OptionalText({"--system", "TEXT", "The system message in front of the conversation"},
+                         &target_.system);
+    AddModelFlags(&flags(), &target_.model);
+    target_.sampling.max_new_tokens = 1024;
+    // Mild: enough chance that a small model leaves its loops, little enough that it keeps to the
+    // subject.
+    target_.sampling.params.temperature = 0.6;
+    target_.sampling.params.top_p = 0.9;
+    target_.sampling.params.min_p = 0.05;
+    target_.sampling.params.repetition_penalty = 1.1;
+    target_.sampling.params.penalty_window = 256;
+    AddSamplingFlags(&flags(), &target_.sampling);
+    AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    SettleCache(flags(), cache_, &target_.config, &invocation);
+    CheckSampling(target_.sampling, invocation.labels);
+    CheckPaths(flags(), target_.model, nullptr);
+    if (target_.system)
+      Checked(invocation.labels, [&] { ValidateText(*target_.system, "system", 0); });
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  ChatFlags target_;
+  CacheFlags cache_;
+};
+
+template <typename Command>
+std::unique_ptr<CommandDefinition> Define(CLI::App* program, const char* name,
+                                          const char* description, const char* footer) {
+  CLI::App* app = program->add_subcommand(name, description);
+  app->footer(footer);
+  app->allow_extras();  // so that the messages about them are ours
+  return std::make_unique<Command>(app);
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program) {
+  std::vector<std::unique_ptr<CommandDefinition>> commands;
+  commands.push_back(Define<InfoCommand>(
+      program, "info", "Say what a model is, what RoPE it has, and what rotation will do",
+      kInfoFooter));
+  commands.push_back(Define<StreamCommand>(
+      program, "stream", "Read a text of any length and measure how well it is predicted",
+      kStreamFooter));
+  commands.push_back(
+      Define<GenerateCommand>(program, "generate", "Answer one prompt", kGenerateFooter));
+  commands.push_back(Define<ChatCommand>(program, "chat", "Talk without an end", kChatFooter));
+  return commands;
+}
+
+}  // namespace carousel

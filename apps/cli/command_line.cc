@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "cli/command_definition.h"
+#include "cli/error_text.h"
+#include "cli/usage_error.h"
+
+namespace carousel {
+namespace {
+
+constexpr const char* kSummary =
+    "Runs a language model over an endless stream in a key/value cache of fixed size.";
+
+constexpr const char* kMainFooter = R"(
+Examples:
+  carousel info
+  carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512
+  carousel generate --prompt "Name three rivers." --max-new-tokens 64
+  carousel chat
+
+Every flag is also an environment variable: --max-cache-size is CAROUSEL_MAX_CACHE_SIZE.
+Exit status: 0 done, 1 failed, 2 bad usage, 130 stopped by Ctrl-C.
+"carousel COMMAND --help" lists a command's flags.)";
+
+// The program as CLI11 sees it.
+struct Program {
+  CLI::App app{kSummary, "carousel"};
+  std::vector<std::unique_ptr<CommandDefinition>> commands;
+
+  Program() {
+    app.set_help_flag("-h,--help", "Print this and exit");
+    app.set_version_flag("--version", "carousel " CAROUSEL_VERSION, "Print the version and exit");
+    app.footer(kMainFooter);
+    app.require_subcommand(0, 1);
+    app.allow_extras();
+    commands = DefineCommands(&app);
+  }
+
+  // The command that was named; nullptr: none.
+  CommandDefinition* chosen() const {
+    const auto found = std::find_if(commands.begin(), commands.end(),
+                                    [](const auto& command) { return command->app()->parsed(); });
+    return found == commands.end() ? nullptr : found->get();
+  }
+};
+
+// The number of single-letter edits between two words (Levenshtein 1966).
+std::size_t EditDistance(std::string_view left, std::string_view right) {
+  std::vector<std::size_t> row(right.size() + 1);
+  for (std::size_t j = 0; j <= right.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= left.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i);
+    for (std::size_t j = 1; j <= right.size(); ++j) {
+      const std::size_t replaced = diagonal + (left[i - 1] == right[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
+    }
+  }
+  return row[right.size()];
+}
+
+std::string Shown(const std::string& argument) { return argument.empty() ? "\"\"" : argument; }
+
+std::string NearestFlag(const CLI::App& command, std::string_view flag) {
+  std::string nearest;
+  std::size_t best = 3;  // more edits than two are another word
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      const std::size_t distance = EditDistance(flag, "--" + name);
+      if (distance >= best) continue;
+      best = distance;
+      nearest = "--" + name;
+    }
+  }
+  return nearest;
+}
+
+[[noreturn]] void FailUnexpected(const CLI::App& command, std::string argument) {
+  const std::string name = command.get_name();
+  if (!argument.starts_with("-"))
+    throw UsageError(fmt::format("{}: unexpected; see carousel {} --help", Shown(argument), name));
+  argument = argument.substr(0, argument.find('='));
+  const std::string nearest = NearestFlag(command, argument);
+  throw UsageError(nearest.empty()
+                       ? fmt::format("{}: unknown flag; see carousel {} --help", argument, name)
+                       : fmt::format("{}: unknown flag; did you mean {}?", argument, nearest));
+}
+
+// CLI11 takes "--flag=" for a flag whose value is the next argument; an empty value is meant.
+std::vector<std::string> SplitEmptyValues(const std::vector<std::string>& arguments) {
+  std::vector<std::string> split;
+  for (const std::string& argument : arguments) {
+    const bool empty_value = argument.starts_with("--") && argument.size() > 3 &&
+                             argument.find('=') == argument.size() - 1;
+    split.push_back(empty_value ? argument.substr(0, argument.size() - 1) : argument);
+    if (empty_value) split.emplace_back();
+  }
+  return split;
+}
+
+// CLI11's text with one empty line where it leaves two, and a line's end at its end.
+std::string HelpText(const CLI::App& app) {
+  std::string text = app.help() + "\n";
+  for (std::size_t at = 0; (at = text.find("\n\n\n", at)) != std::string::npos;) text.erase(at, 1);
+  return text;
+}
+
+// Runs CLI11. nullopt: a command was chosen; else what --help or --version print.
+std::optional<std::string> Split(const std::vector<std::string>& arguments, Program* program) {
+  std::vector<std::string> reversed = SplitEmptyValues(arguments);
+  std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
+  try {
+    program->app.parse(reversed);
+  } catch (const CLI::CallForHelp&) {
+    return HelpText(program->app);
+  } catch (const CLI::CallForVersion& version) {
+    return std::string(version.what()) + "\n";
+  } catch (const CLI::ArgumentMismatch& error) {
+    const std::string message = error.what();
+    throw UsageError(message.substr(0, message.find(':')) + ": a value is missing");
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(OneLine(error.what()));
+  }
+  const CommandDefinition* chosen = program->chosen();
+  const std::vector<std::string> unknown = program->app.remaining();
+  if (!unknown.empty()) {
+    if (chosen != nullptr || unknown.front().starts_with("-"))
+      throw UsageError(fmt::format("{}: unknown flag; see carousel --help", unknown.front()));
+    throw UsageError(fmt::format("{}: unknown command; use info, stream, generate or chat",
+                                 Shown(unknown.front())));
+  }
+  if (chosen == nullptr)
+    throw UsageError("no command; use info, stream, generate or chat, or see carousel --help");
+  const std::vector<std::string> unexpected = chosen->app()->remaining();
+  if (!unexpected.empty()) FailUnexpected(*chosen->app(), unexpected.front());
+  return std::nullopt;
+}
+
+}  // namespace
+
+Invocation ParseCommandLine(const std::vector<std::string>& arguments,
+                            const Environment& environment) {
+  Program program;
+  if (std::optional<std::string> text = Split(arguments, &program))
+    return {.command = PrintText{*std::move(text)}, .labels = {}, .notes = {}};
+  return program.chosen()->Settle(environment);
+}
+
+}  // namespace carousel

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands. Each returns the exit status and throws carousel::Error for what went wrong.
+#pragma once
+
+#include "cli/backend.h"
+#include "cli/command_line.h"
+#include "cli/console.h"
+
+namespace carousel {
+
+int RunInfo(const InfoFlags& flags, Backend* backend, Console* console);
+int RunStream(const StreamFlags& flags, Backend* backend, Console* console);
+int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console);
+int RunChat(const ChatFlags& flags, Backend* backend, Console* console);
+
+// The whole program: parses, runs, and says in one line on standard error what went wrong.
+int RunProgram(const std::vector<std::string>& arguments, const Environment& environment,
+               Backend* backend, Console* console);
+
+}  // namespace carousel

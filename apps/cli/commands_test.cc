@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands end to end over a tiny model. tests/cli runs the real program.
+#include "cli/commands.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "cli/tiny_backend.h"
+
+namespace carousel {
+namespace {
+
+using nlohmann::json;
+
+std::vector<json> Lines(const std::string& text) {
+  std::vector<json> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(json::parse(line));
+  return lines;
+}
+
+std::string LongText() {
+  std::string text;
+  for (int i = 0; i < 150; ++i) text += "Going over the hill, number " + std::to_string(i) + ".\n";
+  return text;
+}
+
+const std::vector<std::string> kSmallCache = {"--start-size",     "32",     "--recent-size", "32",
+                                              "--max-cache-size", "128",    "--chunk",       "64",
+                                              "--positions",      "compact"};
+
+std::vector<std::string> With(std::vector<std::string> arguments,
+                              const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST_F(ProgramTest, StreamReportsSegmentsAndASummary) {
+  const std::string text = Put("text.txt", LongText());
+  const ProgramResult result = Run(With(
+      {"stream", "--text", text, "--segment", "1000", "--json", Path("out.jsonl")}, kSmallCache));
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_NE(result.out.find("perplexity"), std::string::npos);
+  const std::vector<json> lines = Lines(Get("out.jsonl"));
+  ASSERT_GE(lines.size(), 3U);
+  std::int64_t begin = 0;
+  double nll_sum = 0;
+  for (std::size_t i = 0; i + 1 < lines.size(); ++i) {
+    EXPECT_EQ(lines[i]["type"], "segment");
+    EXPECT_EQ(lines[i]["tokens_begin"], begin);
+    begin = lines[i]["tokens_end"];
+    EXPECT_LE(lines[i]["resident_tokens"], 128 + 64);
+    nll_sum += lines[i]["nll"].get<double>() * lines[i]["predicted_tokens"].get<double>();
+  }
+  const json& summary = lines.back();
+  EXPECT_EQ(summary["type"], "summary");
+  EXPECT_EQ(summary["tokens"], begin);
+  EXPECT_EQ(summary["predicted_tokens"], begin - 1);
+  EXPECT_NEAR(summary["nll"].get<double>(), nll_sum / static_cast<double>(begin - 1), 1e-9);
+  EXPECT_NEAR(summary["ppl"].get<double>(), std::exp(summary["nll"].get<double>()), 1e-6);
+  EXPECT_LE(summary["max_resident_tokens"], 128 + 64);
+  EXPECT_GT(summary["evicted_tokens"], 1000);
+  EXPECT_EQ(summary["rotation"], "query");
+  EXPECT_EQ(summary["positions"], "compact");
+  EXPECT_EQ(summary["finish_reason"], "end");
+  for (const char* key : {"tokens_per_s", "seconds", "peak_rss_bytes", "evictions", "cache_bytes",
+                          "attention_seconds", "block_size", "start_size", "recent_size",
+                          "max_cache_size", "chunk", "key_type", "value_type", "model"})
+    EXPECT_TRUE(summary.contains(key)) << key;
+}
+
+TEST_F(ProgramTest, StreamStopsAtMaxTokens) {
+  const std::string text = Put("text.txt", LongText());
+  const ProgramResult result =
+      Run({"stream", "--text", text, "--max-tokens", "300", "--segment", "100", "--json", "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::vector<json> lines = Lines(result.out);  // and nothing else
+  ASSERT_EQ(lines.size(), 4U);
+  EXPECT_EQ(lines[3]["tokens"], 300);
+  EXPECT_EQ(lines[3]["finish_reason"], "max_tokens");
+}
+
+TEST_F(ProgramTest, StreamRefusesWhatItCannotRead) {
+  const ProgramResult empty = Run({"stream", "--text", Put("empty", "")});
+  EXPECT_EQ(empty.status, 2);
+  EXPECT_EQ(empty.err, "carousel: --text: is empty; give some text\n");
+  const ProgramResult invalid = Run({"stream", "--text", Put("invalid", "ab\xFF")});
+  EXPECT_EQ(invalid.status, 2);
+  EXPECT_EQ(invalid.err,
+            "carousel: --text: is not valid UTF-8 (0xff) at byte 2; convert it to UTF-8 first\n");
+  const ProgramResult missing = Run({"stream", "--text", Path("none")});
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_EQ(missing.err,
+            "carousel: --text: cannot open " + Path("none") + ": No such file or directory\n");
+  EXPECT_EQ(backend_.models_loaded, 0);  // all of it is known before
+}
+
+TEST_F(ProgramTest, AFailureLeavesTheJsonFileAsItWas) {
+  Put("out.jsonl", "old");
+  EXPECT_EQ(Run({"stream", "--text", Put("empty", ""), "--json", Path("out.jsonl")}).status, 2);
+  EXPECT_EQ(Get("out.jsonl"), "old");
+  const ProgramResult bad = Run({"stream", "--text", Put("text", "some"), "--json", "/no/file"});
+  EXPECT_EQ(bad.status, 1);
+  EXPECT_EQ(bad.err, "carousel: --json: cannot write /no/file: No such file or directory\n");
+}
+
+TEST_F(ProgramTest, AFullDeviceEndsTheStreamWithAnError) {
+  const ProgramResult result =
+      Run({"stream", "--text", Put("text", LongText()), "--segment", "100", "--json", "/dev/full"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(result.err, "carousel: --json: cannot write /dev/full: No space left on device\n");
+}
+
+TEST_F(ProgramTest, GenerateWritesTextAndSummary) {
+  const ProgramResult result =
+      Run({"generate", "--prompt", "Once upon", "--raw", "--max-new-tokens", "20", "--ignore-eos",
+           "--logprobs", "2", "--json", Path("out.json")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json summary = json::parse(Get("out.json"));
+  EXPECT_EQ(summary["type"], "summary");
+  EXPECT_EQ(summary["prompt_tokens"], 10);  // nine bytes behind the special token
+  EXPECT_EQ(summary["new_tokens"], 20);
+  EXPECT_EQ(summary["token_ids"].size(), 20U);
+  EXPECT_EQ(summary["finish_reason"], "length");
+  EXPECT_EQ(summary["logprobs"].size(), 20U);
+  EXPECT_EQ(summary["logprobs"][0]["top"].size(), 2U);
+  EXPECT_EQ(summary["logprobs"][0]["top"][0]["token"], summary["token_ids"][0]);  // greedy
+  std::string text = summary["text"];
+  if (!text.ends_with('\n')) text += '\n';
+  EXPECT_EQ(result.out, text);
+  for (const char* key : {"ttft_ms", "decode_tokens_per_s", "prompt_tokens_per_s",
+                          "max_resident_tokens", "evicted_tokens", "cache_bytes"})
+    EXPECT_TRUE(summary.contains(key)) << key;
+}
+
+TEST_F(ProgramTest, GenerateIsTheSameFromTextFileAndTokens) {
+  const std::vector<std::string> rest = {"--raw", "--max-new-tokens", "12", "--ignore-eos"};
+  const std::string text = Run(With({"generate", "--prompt", "hello the"}, rest)).out;
+  EXPECT_EQ(Run(With({"generate", "--prompt-file", Put("p", "hello the")}, rest)).out, text);
+  const FakeTokenizer tokenizer({" the", "ing", "<end>"}, FakeTokenizer::Partial::kRaw);
+  const json ids = tokenizer.Encode("hello the", {.add_special_tokens = true});
+  EXPECT_EQ(Run(With({"generate", "--token-ids", Put("ids", ids.dump())}, rest)).out, text);
+}
+
+TEST_F(ProgramTest, GenerateStopsAtAStopString) {
+  const std::vector<std::string> arguments = {"generate",     "--prompt",         "x", "--raw",
+                                              "--ignore-eos", "--max-new-tokens", "40"};
+  const std::string whole = Run(arguments).out;
+  std::size_t at = whole.size() / 2;
+  while ((static_cast<unsigned char>(whole[at]) & 0xC0U) == 0x80U) --at;
+  std::size_t end = at + 1;
+  while ((static_cast<unsigned char>(whole[end]) & 0xC0U) == 0x80U) ++end;
+  const std::string stop = whole.substr(at, end - at);
+  const ProgramResult result = Run(With(arguments, {"--stop", stop, "--json", Path("out.json")}));
+  const json summary = json::parse(Get("out.json"));
+  EXPECT_EQ(summary["finish_reason"], "stop");
+  EXPECT_EQ(summary["stop_string"], stop);
+  EXPECT_EQ(summary["text"], whole.substr(0, whole.find(stop)));
+  EXPECT_LT(summary["new_tokens"], 40);
+}
+
+TEST_F(ProgramTest, GenerateNeedsATurnFormatOrRaw) {
+  const ProgramResult missing = Run({"generate", "--prompt", "hi"});
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_NE(missing.err.find("turn_format.json: not found"), std::string::npos);
+  EXPECT_NE(missing.err.find("--raw"), std::string::npos);
+  Put("turn_format.json",
+      R"({"format":"carousel-turn-format","version":1,"reducible":false,"reason":"it counts"})");
+  const ProgramResult irreducible = Run({"generate", "--prompt", "hi"});
+  EXPECT_EQ(irreducible.status, 1);
+  EXPECT_NE(irreducible.err.find("it counts"), std::string::npos);
+  EXPECT_NE(irreducible.err.find("--raw"), std::string::npos);
+  EXPECT_EQ(backend_.models_loaded, 0);
+}
+
+TEST_F(ProgramTest, GenerateRefusesTokensThatAreNone) {
+  const auto problem = [this](const std::string& ids) {
+    const ProgramResult result = Run({"generate", "--token-ids", Put("ids", ids)});
+    EXPECT_EQ(result.status, 2) << ids;
+    return result.err;
+  };
+  EXPECT_NE(problem("{}").find("is not a JSON array"), std::string::npos);
+  EXPECT_NE(problem("[1, -2]").find("--token-ids: -2 is not a token id (entry 1"),
+            std::string::npos);
+  EXPECT_NE(problem("[1.5]").find("1.5 is not a token id"), std::string::npos);
+  EXPECT_NE(problem("[]").find("has no tokens"), std::string::npos);
+  EXPECT_NE(problem("[1, 100000]").find("--token-ids: token 100000 is outside"), std::string::npos);
+}
+
+TEST_F(ProgramTest, InfoSaysWhatTheProbeFound) {
+  const ProgramResult result = Run({"info", "--json", Path("info.json")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.out.find("layers 0-1"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("theta 1000"), std::string::npos) << result.out;
+  const json info = json::parse(Get("info.json"));
+  EXPECT_EQ(info["type"], "info");
+  EXPECT_EQ(info["rope"], "rotates");
+  EXPECT_EQ(info["cache_bytes_per_token_f16"], 2 * 2 * 2 * (16 + 16));
+  EXPECT_EQ(info["layers"].size(), 2U);
+  EXPECT_EQ(info["chat_template_reducible"], false);
+}
+
+TEST_F(ProgramTest, ASettingThatDoesNotFitTheModelIsBadUsage) {
+  const ProgramResult result = Run({"stream", "--text", Put("text", "some words"),
+                                    "--max-cache-size", "8192"});  // trained on 4096 positions
+  EXPECT_EQ(result.status, 2);
+  EXPECT_EQ(result.err.rfind("carousel: --max-cache-size: 8192", 0), 0U) << result.err;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1);
+}
+
+}  // namespace
+}  // namespace carousel

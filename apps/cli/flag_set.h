@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// One command's flags: each can be given on the command line or as an environment variable.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace carousel {
+
+// Looks a variable up; nullptr where it is not set. An empty one counts as not set.
+using Environment = std::function<const char*(const std::string& name)>;
+
+// How the program's messages call each setting: "max_cache_size" -> "--max-cache-size".
+using FieldLabels = std::map<std::string, std::string>;
+
+struct IntegerRange {
+  std::int64_t least = 0;
+  std::int64_t most = INT64_MAX;
+};
+
+// CLI11 splits the command line and prints the help. Values are read here, so that every message
+// has one shape: the flag, the value, the limit, the mend. Given twice, the last one counts; a
+// variable
+// (--max-cache-size is CAROUSEL_MAX_CACHE_SIZE) counts only where the flag is not given.
+class FlagSet {
+ public:
+  // What stands behind a flag. `field` is the setting's name in carousel::Error where it is not the
+  // flag's own with underscores.
+  struct Spec {
+    std::string flag;        // "--chunk", or with aliases "--repetition-penalty,--repeat-penalty"
+    std::string value_name;  // "N"
+    std::string description;
+    std::string field = "";
+  };
+
+  // `command` must outlive this.
+  explicit FlagSet(CLI::App* command) : command_(command) {}
+
+  // The heading in the help for the flags added from now on.
+  void Heading(std::string heading) { heading_ = std::move(heading); }
+
+  void Text(Spec spec, std::string* target);
+  void OptionalText(Spec spec, std::optional<std::string>* target);
+  void Texts(Spec spec, std::vector<std::string>* target);  // may be given more than once
+  void Integer(Spec spec, IntegerRange range, std::int64_t* target);
+  void Unsigned(Spec spec, std::uint64_t* target);
+  void Real(Spec spec, double* target);
+  void Bytes(Spec spec, std::int64_t* target);  // 4096, 64K, 64M, 1G; powers of 1024
+  void Switch(Spec spec, bool* target);
+  // One of `names`; `parse` is the inverse of the Name() function of carousel/config.h.
+  template <typename Enum, typename Parse>
+  void Choice(Spec spec, const std::vector<std::string>& names, Parse parse, Enum* target) {
+    CheckedText(std::move(spec), names,
+                [parse, target](const std::string& value) { *target = *parse(value); });
+  }
+
+  // Reads what was given into the targets. Throws UsageError for the first value that cannot be
+  // read.
+  void Apply(const Environment& environment);
+
+  // After Apply. Flags are named "--chunk".
+  bool Given(std::string_view flag) const;
+  bool GivenOnCommandLine(std::string_view flag) const;
+  // The flags under a heading that were given on the command line.
+  std::vector<std::string> GivenUnder(std::string_view heading) const;
+  // "--chunk", with the variable's name when the value comes from there.
+  std::string Label(std::string_view flag) const;
+  FieldLabels Labels() const;
+
+ private:
+  enum class Source { kDefault, kEnvironment, kCommandLine };
+  // Reads one value; throws UsageError without the flag's name.
+  using Setter = std::function<void(const std::string&)>;
+  struct Flag {
+    std::string name;      // "--chunk"
+    std::string variable;  // "CAROUSEL_CHUNK"
+    std::string field;
+    std::string heading;
+    CLI::Option* option = nullptr;
+    Setter set;
+    Source source = Source::kDefault;
+  };
+
+  void Add(Spec spec, Setter set);
+  void Register(const Spec& spec, CLI::Option* option, Setter set);
+  void CheckedText(Spec spec, const std::vector<std::string>& names, Setter set);
+  const Flag& Find(std::string_view flag) const;
+
+  CLI::App* command_;
+  std::string heading_ = "Flags";
+  std::vector<Flag> flags_;
+};
+
+}  // namespace carousel

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/flags.h"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+namespace carousel {
+namespace {
+
+constexpr std::string_view kEvictionHeading = "Eviction";
+
+// What the parser of the command line accepts before Validate has its say: whole numbers that no
+// sum of sizes overflows. Validate knows the rest and says it better.
+constexpr IntegerRange kAnySize{INT64_MIN, INT64_MAX};
+
+std::optional<Precision> ParsePrecision(const std::string& name) {
+  if (name == "f32") return Precision::kF32;
+  if (name == "bf16") return Precision::kBf16;
+  return std::nullopt;
+}
+
+std::string WithDefault(std::string_view description, const auto& value) {
+  return fmt::format("{} (default {})", description, value);
+}
+
+void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
+  EvictionConfig& eviction = *target->config.eviction;
+  flags->Heading(std::string(kEvictionHeading));
+  flags->Integer(
+      {"--start-size", "N",
+       WithDefault("Tokens at the beginning that are never evicted", eviction.start_size)},
+      kAnySize, &eviction.start_size);
+  flags->Integer({"--recent-size", "N",
+                  WithDefault("Newest tokens that are never evicted", eviction.recent_size)},
+                 kAnySize, &eviction.recent_size);
+  flags->Integer({"--max-cache-size", "N",
+                  WithDefault("Most tokens in the cache, in each layer", eviction.max_cache_size)},
+                 kAnySize, &eviction.max_cache_size);
+  flags->Choice(
+      {"--aggregation", "M",
+       WithDefault("How a block's importance adds up: sum, norm_sum", Name(eviction.aggregation))},
+      {"sum", "norm_sum"}, ParseAggregation, &eviction.aggregation);
+  flags->Integer(
+      {"--snapkv-window", "N",
+       WithDefault("How many of a chunk's last tokens vote; 0: all", eviction.snapkv_window)},
+      kAnySize, &eviction.snapkv_window);
+  flags->Integer(
+      {"--pooling-width", "N",
+       WithDefault("Width in tokens of the pooling over votes; 1: none", eviction.pooling_width)},
+      kAnySize, &eviction.pooling_width);
+  flags->Choice({"--rotation", "R",
+                 WithDefault("How survivors reach new positions: auto, query, keys, off",
+                             Name(eviction.rotation))},
+                {"auto", "query", "keys", "off"}, ParseRotation, &eviction.rotation);
+  flags->Choice(
+      {"--positions", "P",
+       WithDefault("Where kept tokens stand: auto, keep, compact", Name(eviction.positions))},
+      {"auto", "keep", "compact"}, ParsePositionPolicy, &eviction.positions);
+  if (choice.prompt_eviction) {
+    flags->Choice({"--prompt-eviction", "E",
+                   WithDefault("When a prompt is evicted: capped (between chunks), at_end",
+                               Name(eviction.prompt_eviction))},
+                  {"capped", "at_end"}, ParsePromptEviction, &eviction.prompt_eviction);
+  }
+}
+
+}  // namespace
+
+void AddModelFlags(FlagSet* flags, ModelFlags* target) {
+  flags->Heading("Model");
+  flags->Text({"--model", "DIR", WithDefault("Folder of the OpenVINO IR model", target->directory)},
+              &target->directory);
+  flags->Integer({"--threads", "N", "CPU threads; 0: all cores (default 0)"}, {0, 1024},
+                 &target->threads);
+  flags->Choice({"--precision", "P", "What the model computes in: f32, bf16 (default f32)"},
+                {"f32", "bf16"}, ParsePrecision, &target->precision);
+}
+
+void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
+  AddEvictionFlags(flags, choice, target);
+  CacheConfig& cache = target->config.cache;
+  flags->Heading("Cache");
+  flags->Switch({"--no-eviction", "", "Keep every token"}, &target->no_eviction);
+  flags->Integer({"--block-size", "N", WithDefault("Tokens in a block", cache.block_size)},
+                 kAnySize, &cache.block_size);
+  flags->Choice({"--kv-type-k", "T",
+                 WithDefault("How keys are held: f32, f16", Name(cache.key_type)), "key_type"},
+                {"f32", "f16"}, ParseKvType, &cache.key_type);
+  flags->Choice(
+      {"--kv-type-v", "T", WithDefault("How values are held: f32, f16", Name(cache.value_type)),
+       "value_type"},
+      {"f32", "f16"}, ParseKvType, &cache.value_type);
+  flags->Bytes({"--cache-limit", "BYTES",
+                "Most memory for the cache, all layers together; 64M, 1G (default: as needed)",
+                "limit_bytes"},
+               &cache.limit_bytes);
+  flags->Integer({"--cache-limit-tokens", "N",
+                  "Most tokens that the cache may ever hold, in each layer (default: as needed)",
+                  "limit_tokens"},
+                 {1, INT64_MAX}, &cache.limit_tokens);
+  flags->Integer(
+      {"--chunk", "N", WithDefault("Most tokens of a text in one step", target->config.chunk_size),
+       "chunk_size"},
+      kAnySize, &target->config.chunk_size);
+}
+
+void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
+  SamplingParams& params = target->params;
+  flags->Heading("Sampling");
+  flags->Integer(
+      {"--max-new-tokens", "N", WithDefault("Most tokens of an answer", target->max_new_tokens)},
+      {1, INT64_MAX}, &target->max_new_tokens);
+  flags->Real(
+      {"--temperature", "X", WithDefault("0: always the likeliest token", params.temperature)},
+      &params.temperature);
+  flags->Integer({"--top-k", "N", WithDefault("Sample from the N likeliest; 0: off", params.top_k)},
+                 kAnySize, &params.top_k);
+  flags->Real({"--top-p", "X",
+               WithDefault("Sample from the likeliest that sum to X; 1: off", params.top_p)},
+              &params.top_p);
+  flags->Real({"--min-p", "X",
+               WithDefault("Drop tokens below X times the likeliest; 0: off", params.min_p)},
+              &params.min_p);
+  flags->Real(
+      {"--repetition-penalty,--repeat-penalty", "X",
+       WithDefault("Divides the logits of tokens seen before; 1: off", params.repetition_penalty)},
+      &params.repetition_penalty);
+  flags->Integer(
+      {"--penalty-window,--repeat-last-n", "N",
+       WithDefault("How many tokens back the repetition penalty looks", params.penalty_window)},
+      kAnySize, &params.penalty_window);
+  flags->Real({"--presence-penalty", "X",
+               WithDefault("Taken from tokens generated before; 0: off", params.presence_penalty)},
+              &params.presence_penalty);
+  flags->Real(
+      {"--frequency-penalty", "X",
+       WithDefault("Taken for each time a token was generated; 0: off", params.frequency_penalty)},
+      &params.frequency_penalty);
+  flags->Unsigned({"--seed", "N", WithDefault("The same seed gives the same answer", params.seed)},
+                  &params.seed);
+  flags->Texts({"--stop", "TEXT", "End the answer before this text; may be given more than once"},
+               &target->stops);
+}
+
+void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target) {
+  flags->Text({"--json", "FILE", description}, target);
+}
+
+EngineConfig SettledConfig(const CacheFlags& flags) {
+  EngineConfig config = flags.config;
+  if (flags.no_eviction) config.eviction.reset();
+  Validate(config);
+  return config;
+}
+
+std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const CacheFlags& cache) {
+  if (!cache.no_eviction) return {};
+  return flags.GivenUnder(kEvictionHeading);
+}
+
+}  // namespace carousel

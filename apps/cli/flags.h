@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each command can be told, and the flags that several commands share.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "carousel/config.h"
+#include "carousel/engine.h"
+#include "cli/flag_set.h"
+
+namespace carousel {
+
+enum class Precision { kF32, kBf16 };
+
+struct ModelFlags {
+  std::string directory = "models/smollm2-135m-instruct";
+  std::int64_t threads = 0;  // 0: all cores
+  Precision precision = Precision::kF32;
+};
+
+// The cache flags write into an EngineConfig whose eviction is set; SettledConfig drops it
+// afterwards.
+struct CacheFlags {
+  EngineConfig config;
+  bool no_eviction = false;
+};
+
+struct SamplingFlags {
+  SamplingParams params;
+  std::vector<std::string> stops;
+  std::int64_t max_new_tokens = 0;
+};
+
+struct InfoFlags {
+  ModelFlags model;
+  std::string json;
+};
+
+struct StreamFlags {
+  ModelFlags model;
+  EngineConfig config;
+  std::string text;
+  std::int64_t max_tokens = 0;  // 0: the whole text
+  std::int64_t segment = 1024;
+  std::string json;
+};
+
+struct GenerateFlags {
+  ModelFlags model;
+  EngineConfig config;
+  SamplingFlags sampling;
+  // One of the three is set.
+  std::optional<std::string> prompt;
+  std::optional<std::string> prompt_file;
+  std::optional<std::string> token_ids_file;
+  std::optional<std::string> system;
+  bool raw = false;
+  bool ignore_eos = false;
+  std::string json;
+};
+
+struct ChatFlags {
+  ModelFlags model;
+  EngineConfig config;
+  SamplingFlags sampling;
+  std::optional<std::string> system;
+};
+
+struct CacheFlagChoice {
+  bool prompt_eviction = false;  // whether the command reads prompts of known length
+};
+
+// Each adds its flags under headings of its own; the defaults that the help shows are what the
+// targets hold.
+void AddModelFlags(FlagSet* flags, ModelFlags* target);
+void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target);
+void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
+void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target);
+
+// What the engine is to be told. Throws carousel::Error for what Validate refuses.
+EngineConfig SettledConfig(const CacheFlags& flags);
+
+// Flags that --no-eviction makes meaningless and that were given all the same; for a note.
+std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const CacheFlags& cache);
+
+}  // namespace carousel

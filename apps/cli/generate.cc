@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel generate: one prompt, one answer.
+#include <fmt/format.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "carousel/error.h"
+#include "cli/answer.h"
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/json_lines.h"
+#include "cli/numbers.h"
+#include "cli/run_summary.h"
+#include "text/byte_source.h"
+#include "text/text_pieces.h"
+#include "text/turn_format.h"
+
+namespace carousel {
+namespace {
+
+using nlohmann::ordered_json;
+
+// A prompt is read whole; larger ones are for `stream`.
+constexpr std::size_t kMaxPromptBytes = std::size_t{256} << 20;
+
+[[noreturn]] void FailPrompt(std::string_view problem) {
+  throw Error(ErrorCode::kInvalidArgument, "prompt", problem);
+}
+
+std::string ReadFile(const std::string& path) {
+  // Nothing is to be finished while a prompt is read: signals end the process, and nobody is woken.
+  return *ReadWholeText(*OpenByteSource(path, -1), kMaxPromptBytes);
+}
+
+std::vector<TokenId> ReadTokenIds(const std::string& path) {
+  const nlohmann::json ids = nlohmann::json::parse(ReadFile(path), nullptr, false);
+  if (!ids.is_array()) FailPrompt(fmt::format("{} is not a JSON array of token ids", path));
+  std::vector<TokenId> tokens;
+  tokens.reserve(ids.size());
+  for (const nlohmann::json& id : ids) {
+    const bool fits =
+        id.is_number_integer() && id >= 0 && id <= std::numeric_limits<TokenId>::max();
+    if (!fits)
+      FailPrompt(
+          fmt::format("{} is not a token id (entry {} of {})", id.dump(), tokens.size(), path));
+    tokens.push_back(id.get<TokenId>());
+  }
+  if (tokens.empty()) FailPrompt(fmt::format("{} has no tokens; give at least one", path));
+  return tokens;
+}
+
+TurnFormat LoadTurnFormat(const GenerateFlags& flags) {
+  try {
+    TurnFormat format = TurnFormat::Load(flags.model.directory);
+    if (format.reducible()) return format;
+    throw Error(ErrorCode::kModel, TurnFormat::kFileName,
+                fmt::format("the chat template cannot be reduced to turns: {}", format.reason()));
+  } catch (const Error& error) {
+    throw Error(
+        error.code(), error.field(),
+        fmt::format("{}; or give --raw for a prompt without a chat template", error.problem()));
+  }
+}
+
+// Files are read and checked before anything is loaded.
+std::string PromptText(const GenerateFlags& flags) {
+  const std::string text = flags.prompt ? *flags.prompt : ReadFile(*flags.prompt_file);
+  if (text.empty()) FailPrompt("is empty; give some text");
+  return flags.raw ? text : LoadTurnFormat(flags).FirstTurn(flags.system, text);
+}
+
+ordered_json LogprobsOf(const Answer& answer) {
+  ordered_json list = ordered_json::array();
+  for (const SampledToken& sampled : answer.tokens) {
+    ordered_json top = ordered_json::array();
+    for (const TokenLogprob& entry : sampled.top)
+      top.push_back({{"token", entry.token}, {"logprob", entry.logprob}});
+    list.push_back(
+        {{"token", sampled.token}, {"logprob", sampled.logprob}, {"top", std::move(top)}});
+  }
+  return list;
+}
+
+ordered_json Summary(const Answer& answer, const GenerateFlags& flags, const Engine& engine) {
+  std::vector<TokenId> token_ids;
+  for (const SampledToken& sampled : answer.tokens) token_ids.push_back(sampled.token);
+  ordered_json summary{{"type", "summary"},
+                       {"prompt_tokens", answer.prompt_tokens},
+                       {"new_tokens", token_ids.size()},
+                       {"text", answer.text},
+                       {"token_ids", token_ids},
+                       {"finish_reason", Name(answer.finish_reason)},
+                       {"ttft_ms", answer.first_token_seconds * 1000},
+                       {"decode_tokens_per_s", answer.decode_tokens_per_second()},
+                       {"prompt_tokens_per_s", answer.prompt_tokens_per_second()},
+                       {"seed", flags.sampling.params.seed}};
+  if (answer.stop_string) summary["stop_string"] = *answer.stop_string;
+  if (flags.sampling.params.logprobs > 0) summary["logprobs"] = LogprobsOf(answer);
+  AddEngineFigures(engine, &summary);
+  return summary;
+}
+
+std::string Figures(const Answer& answer, const EngineMetrics& metrics) {
+  return fmt::format(
+      "{} prompt tokens at {:.0f} tok/s, first token after {:.0f} ms; {} new tokens at {:.1f} "
+      "tok/s ({}); "
+      "{} tokens resident, {} forgotten",
+      Grouped(answer.prompt_tokens), answer.prompt_tokens_per_second(),
+      answer.first_token_seconds * 1000, Grouped(static_cast<std::int64_t>(answer.tokens.size())),
+      answer.decode_tokens_per_second(), Name(answer.finish_reason),
+      Grouped(metrics.resident_tokens), Grouped(metrics.evicted_tokens));
+}
+
+}  // namespace
+
+int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) {
+  std::optional<JsonLines> json;
+  if (!flags.json.empty()) json.emplace(flags.json, console->out.fd());
+  Request request{.max_new_tokens = flags.sampling.max_new_tokens,
+                  .ignore_end_tokens = flags.ignore_eos,
+                  .sampling = flags.sampling.params};
+  std::string text;
+  if (flags.token_ids_file)
+    request.prompt = ReadTokenIds(*flags.token_ids_file);
+  else
+    text = PromptText(flags);
+
+  const auto [tokenizer, engine] = Load(backend, flags.model, flags.config);
+  Interrupt interrupt;
+  interrupt.Watch(engine.get());
+  if (!flags.token_ids_file)
+    request.prompt = tokenizer->Encode(text, {.add_special_tokens = flags.raw});
+  const bool shown = flags.json != "-";
+  const Answer answer = RunRequest(engine.get(), *tokenizer, std::move(request),
+                                   flags.sampling.stops, interrupt, [&](std::string_view part) {
+                                     if (shown) console->out.Write(part);
+                                   });
+  if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
+  if (console->err.is_terminal())
+    console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");
+  if (json) {
+    json->Write(Summary(answer, flags, *engine));
+    json->Close();
+  }
+  return interrupt.raised() ? interrupt.exit_status() : 0;
+}
+
+}  // namespace carousel

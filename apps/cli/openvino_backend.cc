@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/openvino_backend.h"
+
+#include <utility>
+
+#include "base/parallel.h"
+#include "openvino/openvino_model.h"
+#include "openvino/openvino_tokenizer.h"
+
+namespace carousel {
+namespace {
+
+class OpenVinoBackend : public Backend {
+ public:
+  std::unique_ptr<Model> LoadModel(const ModelFlags& flags) override {
+    SetThreadCount(flags.threads);
+    return LoadOpenVinoModel({.directory = flags.directory,
+                              .threads = flags.threads,
+                              .precision = flags.precision == Precision::kBf16
+                                               ? ModelPrecision::kBf16
+                                               : ModelPrecision::kF32});
+  }
+
+  std::unique_ptr<Tokenizer> LoadTokenizer(const ModelFlags& flags,
+                                           std::int64_t vocabulary_size) override {
+    return LoadOpenVinoTokenizer(flags.directory, vocabulary_size);
+  }
+
+  std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
+                                       const EngineConfig& config) override {
+    return Engine::Create(std::move(model), config);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeOpenVinoBackend() { return std::make_unique<OpenVinoBackend>(); }
+
+}  // namespace carousel

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the JSON summaries of several commands have in common.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "carousel/engine.h"
+
+namespace carousel {
+
+// Adds the cache's figures and settings, the rotation and positions in force, the process's memory
+// and the model's name to a summary.
+void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary);
+
+}  // namespace carousel

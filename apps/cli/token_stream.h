@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// A text of any length as tokens.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "carousel/types.h"
+#include "engine/tokenizer.h"
+#include "text/byte_source.h"
+#include "text/text_pieces.h"
+
+namespace carousel {
+
+// A source whose first bytes are read at once, so that a text that is missing, empty or no text at
+// all is known before a model is loaded for it.
+class PeekedSource : public ByteSource {
+ public:
+  // Waits for the first bytes. Throws carousel::Error (field "text") when there are none or no
+  // text.
+  explicit PeekedSource(std::unique_ptr<ByteSource> source);
+  std::optional<std::size_t> Read(std::span<char> buffer) override;
+
+ private:
+  std::unique_ptr<ByteSource> source_;
+  std::string first_;
+};
+
+// Reads a source piece by piece where the tokenizer allows it, else whole. The tokens are those of
+// the whole text, behind what the tokenizer puts in front of a text.
+class TokenStream {
+ public:
+  // Both must outlive this.
+  TokenStream(ByteSource& source, const Tokenizer& tokenizer);
+
+  // The next tokens, at least one. nullopt: the end, or woken while waiting (see interrupted()).
+  // Throws carousel::Error (field "text") for text that is not valid.
+  std::optional<std::vector<TokenId>> Next();
+  bool interrupted() const { return interrupted_; }
+
+ private:
+  std::optional<std::string> NextText();
+  std::vector<TokenId> EncodeFirst(const std::string& text) const;
+
+  ByteSource& source_;
+  const Tokenizer& tokenizer_;
+  TextPieces pieces_;
+  bool at_first_ = true;
+  bool at_end_ = false;
+  bool interrupted_ = false;
+};
+
+}  // namespace carousel
