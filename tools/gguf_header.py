@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads and checks what stands before the weights in a GGUF file: its metadata and its list of tensors.
+
+The importer hands the file to openvino-genai's reader, which maps the file and trusts it: a file that was cut
+short or damaged ends in a crash there. So everything that can be checked without touching the weights is checked
+here first, and each complaint names what was read, the limit and what to do.
+
+The format is described in ggml's docs/gguf.md. Versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import mmap
+import os
+import struct
+
+MAGIC = b"GGUF"
+SUPPORTED_VERSIONS = (2, 3)
+MAX_DIMENSIONS = 4
+DEFAULT_ALIGNMENT = 32
+
+# Values by their type number in the file. Strings and arrays, which have a length, are read apart.
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING = 8
+_ARRAY = 9
+
+# Tensor type -> (name, weights per block, bytes per block).
+TENSOR_TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    30: ("BF16", 1, 2),
+}
+
+
+class GgufError(Exception):
+    """The file is not a GGUF file that can be imported; the message is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    name: str
+    shape: tuple[int, ...]  # outermost first, the way numpy counts (the file has it the other way round)
+    type_name: str
+    offset_bytes: int  # from the start of the file
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GgufHeader:
+    version: int
+    metadata: dict[str, object]
+    tensors: dict[str, Tensor]
+
+    def get(self, key: str, default: object = None) -> object:
+        """The metadata value `key` of this architecture: get("block_count") reads "llama.block_count"."""
+        return self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}", default)
+
+
+class _Cursor:
+    """Reads little-endian values and never past the end."""
+
+    def __init__(self, data: mmap.mmap | bytes, name: str) -> None:
+        self.data = data
+        self.name = name
+        self.position = 0
+
+    def remaining(self) -> int:
+        return len(self.data) - self.position
+
+    def take(self, size_bytes: int, what: str) -> bytes:
+        if size_bytes > self.remaining():
+            raise GgufError(
+                f"{self.name}: truncated or damaged: {what} needs {size_bytes} bytes at offset {self.position}, "
+                f"but the file ends at {len(self.data)}; copy or download the file again"
+            )
+        begin = self.position
+        self.position += size_bytes
+        return bytes(self.data[begin : self.position])
+
+    def scalar(self, layout: str, what: str):
+        return struct.unpack(layout, self.take(struct.calcsize(layout), what))[0]
+
+    def count(self, what: str, smallest_entry_bytes: int) -> int:
+        """A count of entries to come; one that cannot fit in the rest of the file is damage, not a reason to allocate."""
+        count = self.scalar("<Q", what)
+        if count * smallest_entry_bytes > self.remaining():
+            raise GgufError(
+                f"{self.name}: truncated or damaged: {what} is {count}, but only {self.remaining()} bytes follow; "
+                "copy or download the file again"
+            )
+        return count
+
+    def string(self, what: str) -> str:
+        size_bytes = self.count(f"length of {what}", 1)
+        return self.take(size_bytes, what).decode("utf-8", "replace")
+
+    def value(self, type_number: int, what: str, inside_array: bool = False):
+        if type_number in _SCALARS:
+            return self.scalar(_SCALARS[type_number], what)
+        if type_number == _STRING:
+            return self.string(what)
+        if type_number == _ARRAY and not inside_array:
+            return self.array(what)
+        raise GgufError(
+            f"{self.name}: {what} has the value type {type_number}, but a value is one of 0 to 12 and an array may not "
+            "hold arrays; the file is damaged or of a newer format"
+        )
+
+    def array(self, what: str) -> list:
+        item_type = self.scalar("<I", f"item type of {what}")
+        smallest_bytes = struct.calcsize(_SCALARS[item_type]) if item_type in _SCALARS else 8
+        count = self.count(f"number of items of {what}", smallest_bytes)
+        if item_type in _SCALARS:
+            layout = f"<{count}{_SCALARS[item_type][1]}"
+            return list(struct.unpack(layout, self.take(struct.calcsize(layout), what)))
+        return [self.value(item_type, what, inside_array=True) for _ in range(count)]
+
+
+def _read_tensor(cursor: _Cursor, index: int) -> tuple[str, tuple[int, ...], int, int]:
+    name = cursor.string(f"name of tensor {index}")
+    dimensions = cursor.scalar("<I", f"number of dimensions of tensor {name!r}")
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise GgufError(
+            f"{cursor.name}: tensor {name!r} has {dimensions} dimensions, but 1 to {MAX_DIMENSIONS} are possible; "
+            "the file is damaged"
+        )
+    shape = tuple(cursor.scalar("<Q", f"shape of tensor {name!r}") for _ in range(dimensions))[::-1]
+    type_number = cursor.scalar("<I", f"type of tensor {name!r}")
+    if type_number not in TENSOR_TYPES:
+        known = ", ".join(entry[0] for entry in TENSOR_TYPES.values())
+        raise GgufError(f"{cursor.name}: tensor {name!r} has the type number {type_number}; known are {known}")
+    return name, shape, type_number, cursor.scalar("<Q", f"offset of tensor {name!r}")
+
+
+def _check_extent(cursor: _Cursor, data_begin: int, entry: tuple[str, tuple[int, ...], int, int]) -> Tensor:
+    name, shape, type_number, offset_bytes = entry
+    type_name, block_weights, block_bytes = TENSOR_TYPES[type_number]
+    if shape[-1] == 0 or shape[-1] % block_weights != 0:
+        raise GgufError(
+            f"{cursor.name}: tensor {name!r} has rows of {shape[-1]} weights, but {type_name} packs {block_weights} "
+            "together; the file is damaged"
+        )
+    size_bytes = math.prod(shape) // block_weights * block_bytes
+    end = data_begin + offset_bytes + size_bytes
+    if end > len(cursor.data):
+        raise GgufError(
+            f"{cursor.name}: truncated: tensor {name!r} ends at byte {end}, but the file at {len(cursor.data)}; "
+            "copy or download the file again"
+        )
+    return Tensor(name, shape, type_name, data_begin + offset_bytes, size_bytes)
+
+
+def parse(data: mmap.mmap | bytes, name: str) -> GgufHeader:
+    """Reads the header from `data`, the whole file. Raises GgufError on anything that is not sound."""
+    if bytes(data[:4]) != MAGIC:
+        raise GgufError(
+            f"{name}: not a GGUF file: it begins with {bytes(data[:4])!r}, a GGUF file with {MAGIC!r}; "
+            "give the path of a .gguf file"
+        )
+    cursor = _Cursor(data, name)
+    cursor.take(4, "magic")
+    version = cursor.scalar("<I", "version")
+    if version not in SUPPORTED_VERSIONS:
+        raise GgufError(
+            f"{name}: GGUF version {version} is not supported, only {SUPPORTED_VERSIONS[0]} and "
+            f"{SUPPORTED_VERSIONS[1]} in little-endian; convert the file again with a current llama.cpp"
+        )
+    tensor_count = cursor.count("number of tensors", 24)
+    metadata_count = cursor.count("number of metadata entries", 13)
+    metadata: dict[str, object] = {}
+    for index in range(metadata_count):
+        key = cursor.string(f"key of metadata entry {index}")
+        metadata[key] = cursor.value(cursor.scalar("<I", f"type of {key}"), key)
+    entries = [_read_tensor(cursor, index) for index in range(tensor_count)]
+
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8 != 0:
+        raise GgufError(f"{name}: general.alignment is {alignment!r}, but must be a positive multiple of 8")
+    data_begin = -(-cursor.position // alignment) * alignment
+    tensors = {}
+    for entry in entries:
+        if entry[0] in tensors:
+            raise GgufError(f"{name}: tensor {entry[0]!r} is listed twice; the file is damaged")
+        tensors[entry[0]] = _check_extent(cursor, data_begin, entry)
+    return GgufHeader(version, metadata, tensors)
+
+
+def read(path: str | os.PathLike) -> GgufHeader:
+    """Reads and checks the header of the file at `path`."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise GgufError(f"{path}: empty file; give the path of a .gguf file")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return parse(data, str(path))
+    except OSError as error:
+        raise GgufError(f"{path}: cannot be read: {error.strerror}") from error
