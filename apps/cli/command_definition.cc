@@ -67,9 +67,16 @@ void CheckPaths(const FlagSet& flags, const ModelFlags& model, const std::string
   if (json != nullptr) RefuseEmpty(flags, "--json", *json);
 }
 
+// A tokenizer's files are part of the model's folder.
+FieldLabels ModelLabels(const FlagSet& flags) {
+  FieldLabels labels = flags.Labels();
+  labels["tokenizer"] = flags.Label("--model");
+  return labels;
+}
+
 void SettleCache(const FlagSet& flags, const CacheFlags& cache, EngineConfig* config,
                  Invocation* invocation) {
-  invocation->labels = flags.Labels();
+  invocation->labels = ModelLabels(flags);
   Checked(invocation->labels, [&] { *config = SettledConfig(cache); });
   for (const std::string& flag : FlagsWithoutEffect(flags, cache))
     invocation->notes.push_back(fmt::format("{}: has no effect with --no-eviction", flag));
@@ -117,7 +124,7 @@ class InfoCommand : public CommandDefinition {
   Invocation Settle(const Environment& environment) override {
     flags().Apply(environment);
     CheckPaths(flags(), target_.model, &target_.json);
-    return {.command = target_, .labels = flags().Labels(), .notes = {}};
+    return {.command = target_, .labels = ModelLabels(flags()), .notes = {}};
   }
 
  private:

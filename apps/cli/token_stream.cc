@@ -11,11 +11,17 @@ namespace carousel {
 
 PeekedSource::PeekedSource(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {
   constexpr std::size_t kBytes = 64 << 10;
-  first_.resize(kBytes);
-  first_.resize(source_->Read(first_).value_or(0));
+  // A read may end inside a character; what follows then tells whether it is one.
+  bool at_end = false;
+  while (!at_end && (first_.empty() || IncompleteTailBytes(first_) > 0)) {
+    const std::size_t old_size = first_.size();
+    first_.resize(old_size + kBytes);
+    const std::size_t bytes = source_->Read(std::span<char>(first_).subspan(old_size)).value_or(0);
+    first_.resize(old_size + bytes);
+    at_end = bytes == 0;
+  }
   if (first_.empty()) throw Error(ErrorCode::kInvalidArgument, "text", "is empty; give some text");
-  const std::string_view first = first_;
-  ValidateText(first.substr(0, first.size() - IncompleteTailBytes(first)), "text", 0);
+  ValidateText(first_, "text", 0);
 }
 
 std::optional<std::size_t> PeekedSource::Read(std::span<char> buffer) {

@@ -72,6 +72,7 @@ TEST(PeekedSource, RefusesWhatIsNoTextAtOnce) {
   EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>("a\xFF", 10)), Error);
   EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>(std::string(1, '\0'), 10)),
                Error);
+  EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>("a\xC3", 10)), Error);
   // A character may be cut in two by a read.
   EXPECT_NO_THROW(PeekedSource source(std::make_unique<StringSource>("\xC3\xA9", 1)));
 }

@@ -95,8 +95,9 @@ class Runner {
 
 class OpenVinoTokenizer final : public Tokenizer {
  public:
-  OpenVinoTokenizer(const std::filesystem::path& directory, std::int64_t vocabulary_size)
-      : directory_(directory.string()), vocabulary_size_(vocabulary_size) {
+  OpenVinoTokenizer(ov::Core core, const std::filesystem::path& directory,
+                    std::int64_t vocabulary_size)
+      : directory_(directory.string()), vocabulary_size_(vocabulary_size), core_(std::move(core)) {
     AddTokenizerOperations(core_);
     std::int64_t limit = 0;
     {
@@ -119,7 +120,7 @@ class OpenVinoTokenizer final : public Tokenizer {
 
   Tokens Encode(std::string_view text, const EncodeOptions& options) const override {
     CheckText(text);
-    Tokens tokens = std::move(EncodeBatch({std::string(text)})[0]);
+    Tokens tokens = EncodeWhole(text);
     if (options.add_special_tokens) return tokens;
     return WithoutAdded(std::move(tokens));
   }
@@ -161,23 +162,26 @@ class OpenVinoTokenizer final : public Tokenizer {
     }
   }
 
-  // Each text's tokens, padding left out.
-  std::vector<Tokens> EncodeBatch(std::vector<std::string> texts) const {
-    const std::size_t count = texts.size();
-    ov::Tensor input(ov::element::string, ov::Shape{count});
-    std::move(texts.begin(), texts.end(), input.data<std::string>());
+  // Padding left out, which some exports add.
+  Tokens EncodeWhole(std::string_view text) const {
+    ov::Tensor input(ov::element::string, ov::Shape{1});
+    input.data<std::string>()[0] = text;
     return tokenizer_->Run(input, [&](ov::InferRequest& request) {
-      const ov::Tensor ids = request.get_tensor("input_ids");  // [count, longest]
-      const ov::Tensor mask = request.get_tensor("attention_mask");
-      const std::size_t longest = count == 0 ? 0 : ids.get_size() / count;
-      std::vector<Tokens> result(count);
+      const ov::Tensor ids = request.get_tensor("input_ids");        // [1, tokens]
+      const ov::Tensor mask = request.get_tensor("attention_mask");  // likewise
+      if (ids.get_element_type() != ov::element::i64 ||
+          mask.get_element_type() != ov::element::i64 || ids.get_shape() != mask.get_shape()) {
+        Refuse(fmt::format("{}: the tokenizer's input_ids and attention_mask are not alike",
+                           directory_));
+      }
+      Tokens tokens;
       for (std::size_t i = 0; i < ids.get_size(); ++i) {
         if (mask.data<std::int64_t>()[i] == 0) continue;
         const std::int64_t id = ids.data<std::int64_t>()[i];
         if (id < 0 || id >= vocabulary_size_) RefuseVocabulary(id + 1);
-        result[i / longest].push_back(static_cast<TokenId>(id));
+        tokens.push_back(static_cast<TokenId>(id));
       }
-      return result;
+      return tokens;
     });
   }
 
@@ -192,12 +196,11 @@ class OpenVinoTokenizer final : public Tokenizer {
   // The empty text gives only what is added; how much of it stands in front shows before different
   // texts.
   void FindAddedTokens() {
-    const std::vector<Tokens> probes = EncodeBatch({"", "a", "1", "?"});
-    const Tokens& added = probes[0];
+    const Tokens added = EncodeWhole("");
     std::size_t before = added.size();
     std::size_t after = added.size();
-    for (std::size_t i = 1; i < probes.size(); ++i) {
-      const Tokens& probe = probes[i];
+    for (const char* text : {"a", "1", "?"}) {
+      const Tokens probe = EncodeWhole(text);
       const auto front = std::mismatch(added.begin(), added.end(), probe.begin(), probe.end());
       const auto back = std::mismatch(added.rbegin(), added.rend(), probe.rbegin(), probe.rend());
       before = std::min(before, static_cast<std::size_t>(front.first - added.begin()));
@@ -243,8 +246,8 @@ constexpr std::string_view kVariedText =
     "end ";
 
 // Cut before every `stride`-th space that follows a non-space.
-std::vector<std::string> CutInPieces(std::string_view text, int stride) {
-  std::vector<std::string> pieces;
+std::vector<std::string_view> CutInPieces(std::string_view text, int stride) {
+  std::vector<std::string_view> pieces;
   std::size_t begin = 0;
   int seen = 0;
   for (std::size_t i = 1; i < text.size(); ++i) {
@@ -259,12 +262,12 @@ std::vector<std::string> CutInPieces(std::string_view text, int stride) {
 }
 
 void OpenVinoTokenizer::FindOutWhetherPiecesFit() {
-  const Tokens whole = WithoutAdded(std::move(EncodeBatch({std::string(kVariedText)})[0]));
+  const Tokens whole = WithoutAdded(EncodeWhole(kVariedText));
   can_encode_in_pieces_ = true;
   for (const int stride : {1, 2, 3, 7}) {
     Tokens joined;
-    for (Tokens& piece : EncodeBatch(CutInPieces(kVariedText, stride))) {
-      const Tokens own = WithoutAdded(std::move(piece));
+    for (const std::string_view piece : CutInPieces(kVariedText, stride)) {
+      const Tokens own = WithoutAdded(EncodeWhole(piece));
       joined.insert(joined.end(), own.begin(), own.end());
     }
     can_encode_in_pieces_ = can_encode_in_pieces_ && joined == whole;
@@ -280,7 +283,7 @@ void OpenVinoTokenizer::CheckLongText(std::int64_t limit) const {
     text += static_cast<char>('a' + i % 26);
     text += ' ';
   }
-  const std::size_t tokens = EncodeBatch({text})[0].size();
+  const std::size_t tokens = EncodeWhole(text).size();
   if (tokens < static_cast<std::size_t>(words)) {
     Refuse(
         fmt::format("{}: the tokenizer cuts a text of {} words after {} tokens, and the limit is "
@@ -294,8 +297,11 @@ void OpenVinoTokenizer::CheckLongText(std::int64_t limit) const {
 
 std::unique_ptr<Tokenizer> LoadOpenVinoTokenizer(const std::filesystem::path& directory,
                                                  std::int64_t vocabulary_size) {
+  // Made here and not by the tokenizer: an exception's type may live in a library that goes with
+  // the core.
+  const ov::Core core;
   try {
-    return std::make_unique<OpenVinoTokenizer>(directory, vocabulary_size);
+    return std::make_unique<OpenVinoTokenizer>(core, directory, vocabulary_size);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& failure) {

@@ -9,15 +9,22 @@
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <functional>
+#include <limits>
 #include <memory>
+#include <openvino/op/add.hpp>
+#include <openvino/op/concat.hpp>
+#include <openvino/op/constant.hpp>
+#include <openvino/op/slice.hpp>
+#include <openvino/pass/serialize.hpp>
 #include <random>
 #include <string>
 #include <thread>
 
 #include "carousel/error.h"
 #include "models/temporary_directory.h"
+#include "openvino/model_files.h"
+#include "openvino/tokenizer_graph.h"
 
 namespace carousel {
 namespace {
@@ -280,6 +287,140 @@ TEST_F(OpenVinoTokenizerTest, AModelOfAnotherVocabularyIsRefusedWithBothSizes) {
   EXPECT_THAT(LoadError(ModelDirectory(), 32000), AllOf(HasSubstr("49152"), HasSubstr("32000")));
   // Models may have rows to spare.
   EXPECT_EQ(LoadError(ModelDirectory(), 50000), "loaded");
+}
+
+// The default model's tokenizer with its graph changed, in a folder of its own.
+class EditedTokenizer {
+ public:
+  explicit EditedTokenizer(const std::function<void(ov::Model&)>& edit) {
+    for (const char* name : {"openvino_detokenizer.xml", "openvino_detokenizer.bin"}) {
+      fs::copy_file(ModelDirectory() / name, folder_.path() / name);
+    }
+    ov::Core core;
+    AddTokenizerOperations(core);
+    const auto graph = ReadIr(core, ModelDirectory(), "openvino_tokenizer", "tokenizer");
+    edit(*graph);
+    graph->validate_nodes_and_infer_types();
+    ov::pass::Serialize((folder_.path() / "openvino_tokenizer.xml").string(),
+                        (folder_.path() / "openvino_tokenizer.bin").string())
+        .run_on_model(graph);
+  }
+  const fs::path& folder() const { return folder_.path(); }
+  std::unique_ptr<Tokenizer> Load() const { return LoadOpenVinoTokenizer(folder(), kVocabulary); }
+
+ private:
+  TemporaryDirectory folder_;
+};
+
+std::shared_ptr<ov::Node> Integers(const ov::Shape& shape,
+                                   const std::vector<std::int64_t>& values) {
+  return ov::op::v0::Constant::create(ov::element::i64, shape, values);
+}
+
+// Puts `make`'s node between each result (tokens first, then their mask) and what gives it.
+void ChangeOutputs(ov::Model& graph,
+                   const std::function<std::shared_ptr<ov::Node>(const ov::Output<ov::Node>&,
+                                                                 bool is_mask)>& make) {
+  for (const auto& result : graph.get_results()) {
+    const bool is_mask = result->get_output_tensor(0).get_names().count("attention_mask") > 0;
+    const auto names = result->get_output_tensor(0).get_names();
+    const ov::Output<ov::Node> source = result->input_value(0);
+    source.get_tensor().set_names({});
+    result->input(0).replace_source_output(make(source, is_mask));
+    result->get_output_tensor(0).set_names(names);
+  }
+}
+
+TEST_F(OpenVinoTokenizerTest, AnyLimitIsLifted) {
+  const EditedTokenizer edited([](ov::Model& graph) {
+    for (const auto& node : graph.get_ordered_ops()) {
+      if (std::string(node->get_type_name()) != "Minimum") continue;
+      node->input(1).replace_source_output(
+          ov::op::v0::Constant::create(ov::element::i32, ov::Shape{}, {16}));
+    }
+  });
+  const std::string text =
+      "one two three four five six seven eight nine ten eleven twelve, thirteen, fourteen";
+  EXPECT_EQ(edited.Load()->Encode(text, {}), Encode(text));
+}
+
+TEST_F(OpenVinoTokenizerTest, ALimitOfAnotherKindIsNoticed) {
+  const EditedTokenizer edited([](ov::Model& graph) {
+    ChangeOutputs(graph, [](const ov::Output<ov::Node>& source, bool) {
+      return std::make_shared<ov::op::v8::Slice>(source, Integers({1}, {0}), Integers({1}, {5000}),
+                                                 Integers({1}, {1}), Integers({1}, {1}));
+    });
+  });
+  EXPECT_THAT(LoadError(edited.folder(), kVocabulary), HasSubstr("after 5000 tokens"));
+}
+
+TEST_F(OpenVinoTokenizerTest, WhatATokenizerAddsCanBeLeftOut) {
+  for (const bool is_in_front : {true, false}) {
+    const EditedTokenizer edited([&](ov::Model& graph) {
+      ChangeOutputs(graph, [&](const ov::Output<ov::Node>& source, bool is_mask) {
+        const auto added = Integers(
+            {1, 2}, is_mask ? std::vector<std::int64_t>{1, 1} : std::vector<std::int64_t>{1, 2});
+        const ov::OutputVector parts =
+            is_in_front ? ov::OutputVector{added, source} : ov::OutputVector{source, added};
+        return std::make_shared<ov::op::v0::Concat>(parts, 1);
+      });
+    });
+    // A batch of one text only: the constant is not broadcast. So pieces are tried on one text
+    // each.
+    const auto tokenizer = edited.Load();
+    const std::vector<TokenId> bare = Encode("Hello there");
+    std::vector<TokenId> whole = {1, 2};
+    whole.insert(is_in_front ? whole.end() : whole.begin(), bare.begin(), bare.end());
+    EXPECT_EQ(tokenizer->Encode("Hello there", {}), whole);
+    EXPECT_EQ(tokenizer->Encode("Hello there", {.add_special_tokens = false}), bare);
+    EXPECT_THAT(tokenizer->Encode("", {}), ElementsAre(1, 2));
+    EXPECT_THAT(tokenizer->Encode("", {.add_special_tokens = false}), IsEmpty());
+    EXPECT_TRUE(tokenizer->CanEncodeInPieces());
+  }
+}
+
+TEST_F(OpenVinoTokenizerTest, PiecesThatDifferAreNoticed) {
+  const EditedTokenizer edited([](ov::Model& graph) {
+    ChangeOutputs(graph, [](const ov::Output<ov::Node>& source, bool) {
+      return std::make_shared<ov::op::v8::Slice>(
+          source, Integers({1}, {-1}), Integers({1}, {std::numeric_limits<std::int64_t>::min()}),
+          Integers({1}, {-1}), Integers({1}, {1}));
+    });
+  });
+  EXPECT_FALSE(edited.Load()->CanEncodeInPieces());
+}
+
+TEST_F(OpenVinoTokenizerTest, TokensBeyondTheVocabularyAreRefused) {
+  const EditedTokenizer edited([](ov::Model& graph) {
+    ChangeOutputs(graph, [](const ov::Output<ov::Node>& source, bool is_mask) {
+      return std::make_shared<ov::op::v1::Add>(source, Integers({}, {is_mask ? 0 : kVocabulary}));
+    });
+  });
+  EXPECT_THAT(LoadError(edited.folder(), kVocabulary),
+              AllOf(HasSubstr("49152"), HasSubstr("vocabulary")));
+}
+
+TEST_F(OpenVinoTokenizerTest, AGraphWithoutAMaskIsRefused) {
+  const EditedTokenizer edited([](ov::Model& graph) {
+    for (const auto& result : graph.get_results()) {
+      const auto names = result->get_output_tensor(0).get_names();
+      if (names.count("attention_mask") > 0) result->get_output_tensor(0).set_names({"other"});
+    }
+  });
+  EXPECT_THAT(LoadError(edited.folder(), kVocabulary),
+              AllOf(HasSubstr("does not run"), HasSubstr("attention_mask")));
+}
+
+TEST_F(OpenVinoTokenizerTest, TheTokenizersLibraryIsNamedWhenItIsMissing) {
+  setenv("CAROUSEL_TOKENIZERS_LIBRARY", "/nowhere/libopenvino_tokenizers.so", 1);
+  std::string message = "loaded";
+  try {
+    LoadOpenVinoTokenizer(ModelDirectory(), kVocabulary);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  unsetenv("CAROUSEL_TOKENIZERS_LIBRARY");
+  EXPECT_THAT(message, AllOf(HasSubstr("/nowhere/"), HasSubstr("CAROUSEL_TOKENIZERS_LIBRARY")));
 }
 
 TEST_F(OpenVinoTokenizerTest, DamagedFilesAreRefused) {

@@ -36,6 +36,7 @@ using ::carousel::testing::SaveTinyDecoder;
 using ::carousel::testing::TemporaryDirectory;
 using ::carousel::testing::TinyDecoderOptions;
 using ::carousel::testing::TinyMask;
+using ::carousel::testing::TinyScaling;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Lt;
@@ -91,6 +92,11 @@ TEST(RefusedGraphTest, ScaleThatIsNoConstant) {
 TEST(RefusedGraphTest, StateThatIsNotAttentions) {
   EXPECT_THAT(LoadError(TinyDecoderOptions{.has_recurrent_state = true}),
               AllOf(HasSubstr("state, recurrent."), HasSubstr("not supported")));
+}
+
+TEST(RefusedGraphTest, WhatReadsTheMaskBesideAttention) {
+  EXPECT_THAT(LoadError(TinyDecoderOptions{.scaling = TinyScaling::kDynamicNtkByMask}),
+              HasSubstr("attention_mask"));
 }
 
 TEST(RefusedGraphTest, AttentionThatLooksAhead) {

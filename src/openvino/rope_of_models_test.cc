@@ -59,8 +59,10 @@ TEST_P(RopeOfModelsTest, ProbeFindsWhatTheModelWasBuiltWith) {
     EXPECT_EQ(finding.rope.rotated_dims, options.rotated_dims);
     const std::vector<double> want = TinyFrequencies(options, layer);
     ASSERT_EQ(finding.rope.frequencies.size(), want.size());
+    // Constants of 11 bits are what the model then rotates by.
+    const double tolerance = options.has_half_weights ? 6e-4 : 1e-4;
     for (std::size_t i = 0; i < want.size(); ++i) {
-      EXPECT_NEAR(finding.rope.frequencies[i] / want[i], 1.0, 1e-4) << "pair " << i;
+      EXPECT_NEAR(finding.rope.frequencies[i] / want[i], 1.0, tolerance) << "pair " << i;
     }
   }
 }
@@ -82,14 +84,17 @@ INSTANTIATE_TEST_SUITE_P(
         NamedOptions{"theta_per_layer", {.layers = 3, .layer_theta = {1e4, 1e6, 1e3}}},
         NamedOptions{"no_rope_in_a_layer", {.layers = 3, .layer_theta = {1e4, 0.0, 1e4}}},
         NamedOptions{"sliding", {.layer_mask = {TinyMask::kSlidingGptOss}, .sliding_window = 5}},
+        NamedOptions{"half_weights", {.has_half_weights = true}},
         NamedOptions{"sinks", {.has_sinks = true}}, NamedOptions{"wide_values", {.value_dim = 24}}),
     [](const auto& test) { return test.param.name; });
 
 TEST(RopeOfOtherModelsTest, DynamicScalingIsRefusedWithTheReason) {
-  const RopeProbeResult result = Probe({.scaling = TinyScaling::kDynamicNtk});
-  EXPECT_EQ(result.verdict, RopeVerdict::kRefused);
-  EXPECT_FALSE(result.reason.empty());
-  EXPECT_FALSE(result.layers[0].reason.empty());
+  for (const TinyScaling scaling : {TinyScaling::kDynamicNtk, TinyScaling::kDynamicNtkByCache}) {
+    const RopeProbeResult result = Probe({.scaling = scaling});
+    EXPECT_EQ(result.verdict, RopeVerdict::kRefused);
+    EXPECT_FALSE(result.reason.empty());
+    EXPECT_FALSE(result.layers[0].reason.empty());
+  }
 }
 
 TEST(RopeOfOtherModelsTest, AlibiDoesNotRotate) {

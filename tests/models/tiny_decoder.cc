@@ -6,9 +6,9 @@
 #include <fstream>
 #include <limits>
 #include <numbers>
+#include <openvino/core/graph_util.hpp>
 #include <openvino/op/ops.hpp>
 #include <openvino/op/util/variable.hpp>
-#include <openvino/pass/serialize.hpp>
 #include <random>
 #include <string>
 #include <utility>
@@ -86,6 +86,11 @@ double YarnFrequency(double frequency, double pair, double theta,
   return frequency / options.factor * ramp + frequency * (1.0 - ramp);
 }
 
+bool IsDynamic(TinyScaling scaling) {
+  return scaling == TinyScaling::kDynamicNtk || scaling == TinyScaling::kDynamicNtkByCache ||
+         scaling == TinyScaling::kDynamicNtkByMask;
+}
+
 // Builds one decoder. Members are what all layers share.
 class Builder {
  public:
@@ -160,18 +165,26 @@ class Builder {
 
   // --- RoPE ---
 
+  // Tokens so far, those of this step included, as the model's scaling sees it.
+  Out WholeLength(const Out& past) {
+    if (options_.scaling == TinyScaling::kDynamicNtkByMask) return SizeOf(attention_mask_, 1);
+    if (options_.scaling == TinyScaling::kDynamicNtkByCache) {
+      return Add(SizeOf(past, 2), SizeOf(input_ids_, 1));
+    }
+    return Add(std::make_shared<v1::ReduceMax>(position_ids_, Ints({0, 1}), false), Int(1));
+  }
+
   // Angles [batch, length, rotated_dims / 2].
-  Out Angles(std::int64_t layer) {
+  Out Angles(std::int64_t layer, const Out& past) {
     const Out positions = Unsqueeze(std::make_shared<v0::Convert>(position_ids_, f32), {-1});
     const std::vector<double> frequencies = TinyFrequencies(options_, layer);
-    if (options_.scaling != TinyScaling::kDynamicNtk) {
+    if (!IsDynamic(options_.scaling)) {
       return Multiply(positions,
                       v0::Constant::create(f32, ov::Shape{1, 1, frequencies.size()}, frequencies));
     }
     // theta * (factor * length / window - (factor - 1)) ^ (dims / (dims - 2)), length at least the
     // window.
-    const Out last = std::make_shared<v1::ReduceMax>(position_ids_, Ints({0, 1}), false);
-    const Out length = Add(std::make_shared<v0::Convert>(last, f32), Float(1.0));
+    const Out length = std::make_shared<v0::Convert>(WholeLength(past), f32);
     const auto window = static_cast<double>(options_.trained_window);
     const auto dims = static_cast<double>(options_.rotated_dims);
     const Out at_least = std::make_shared<v1::Maximum>(length, Float(window));
@@ -225,12 +238,13 @@ class Builder {
 
   // --- Keys and values ---
 
-  struct Cache {
-    Out past;   // [batch, kv_heads, past, dim]
-    Out whole;  // [batch, kv_heads, past + length, dim]
+  // [batch, kv_heads, past, dim] of an earlier step.
+  struct State {
+    std::shared_ptr<ov::op::util::Variable> variable;
+    Out past;
   };
 
-  Cache Remember(const Out& fresh, std::int64_t heads, std::int64_t dim, const std::string& name) {
+  State ReadState(std::int64_t heads, std::int64_t dim, const std::string& name) {
     const Out batch = std::make_shared<ov::op::v8::Gather>(
         std::make_shared<ov::op::v3::ShapeOf>(input_ids_, i64), Ints({0}), Int(0));
     const Out shape = Concat({batch, Ints({heads}), Ints({0}), Ints({dim})}, 0);
@@ -239,10 +253,14 @@ class Builder {
     const auto variable = std::make_shared<ov::op::util::Variable>(
         ov::op::util::VariableInfo{state_shape, f32, name});
     const auto read = std::make_shared<ov::op::v6::ReadValue>(empty, variable);
-    const Out past = std::make_shared<ov::op::v8::Gather>(read, beam_idx_, Int(0));
-    const Out whole = Concat({past, fresh}, 2);
-    sinks_.push_back(std::make_shared<ov::op::v6::Assign>(whole, variable));
-    return {past, whole};
+    return {variable, std::make_shared<ov::op::v8::Gather>(read, beam_idx_, Int(0))};
+  }
+
+  // [batch, kv_heads, past + length, dim], which is what the next step reads.
+  Out Append(const State& state, const Out& fresh) {
+    const Out whole = Concat({state.past, fresh}, 2);
+    sinks_.push_back(std::make_shared<ov::op::v6::Assign>(whole, state.variable));
+    return whole;
   }
 
   // Each KV head once for each query head that reads it.
@@ -333,19 +351,19 @@ class Builder {
   // --- A layer ---
 
   Out Attention(const Out& x, std::int64_t layer) {
+    const std::string suffix = std::to_string(layer);
+    const State keys = ReadState(options_.kv_heads, options_.key_dim, "key." + suffix);
+    const State values = ReadState(options_.kv_heads, options_.value_dim, "value." + suffix);
     Out q = Heads(x, options_.query_heads, options_.key_dim);
     Out k = Heads(x, options_.kv_heads, options_.key_dim);
     const Out v = Heads(x, options_.kv_heads, options_.value_dim);
     if (ForLayer(options_.layer_theta, layer) > 0.0) {
-      const Out angles = Angles(layer);
+      const Out angles = Angles(layer, keys.past);
       q = Rotate(q, angles);
       k = Rotate(k, angles);
     }
-    const std::string suffix = std::to_string(layer);
-    const Cache keys = Remember(k, options_.kv_heads, options_.key_dim, "key." + suffix);
-    const Cache values = Remember(v, options_.kv_heads, options_.value_dim, "value." + suffix);
-    ov::OutputVector arguments = {q, ForQueryHeads(keys.whole, options_.key_dim),
-                                  ForQueryHeads(values.whole, options_.value_dim),
+    ov::OutputVector arguments = {q, ForQueryHeads(Append(keys, k), options_.key_dim),
+                                  ForQueryHeads(Append(values, v), options_.value_dim),
                                   Mask(keys.past, layer)};
     AppendScaleAndSinks(q, arguments);
     const auto attended =
@@ -424,9 +442,8 @@ std::shared_ptr<ov::Model> BuildTinyDecoder(const TinyDecoderOptions& options) {
 
 void SaveTinyDecoder(const TinyDecoderOptions& options, const std::filesystem::path& directory) {
   std::filesystem::create_directories(directory);
-  const std::filesystem::path xml = directory / "openvino_model.xml";
-  const std::filesystem::path bin = directory / "openvino_model.bin";
-  ov::pass::Serialize(xml.string(), bin.string()).run_on_model(BuildTinyDecoder(options));
+  ov::save_model(BuildTinyDecoder(options), (directory / "openvino_model.xml").string(),
+                 options.has_half_weights);
   std::ofstream config(directory / "config.json");
   config << "{\"model_type\": \"tiny\", \"max_position_embeddings\": " << options.trained_window
          << ", \"eos_token_id\": [2, 3]";

@@ -21,7 +21,9 @@ enum class TinyScaling {
   kLlama3,  // low frequencies divided by `factor`, a smooth step between (Llama 3.1)
   kYarn,    // ramp between interpolation and extrapolation, and an attention factor (Peng et al.
             // 2023)
-  kDynamicNtk,  // theta grows with the whole length once it is past the trained window
+  kDynamicNtk,         // theta grows with the last position once it is past the trained window
+  kDynamicNtkByCache,  // likewise, with the length read off the cache's shape
+  kDynamicNtkByMask,   // likewise, with the length read off the input attention_mask
 };
 
 // How the mask is written down; every form but kCausal is one that SDPAToPagedAttention knows.
@@ -58,6 +60,7 @@ struct TinyDecoderOptions {
   bool has_soft_capped_logits = false;
   bool scale_from_input = false;     // a scale that is not a constant: to be refused
   bool has_recurrent_state = false;  // a state that is not attention's: to be refused
+  bool has_half_weights = false;  // constants as f16, converted in the graph, as exports have them
   std::uint64_t seed = 1;
 };
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What files and devices can do to the program: each gives one line, and nothing is half-written."""
+
+import unittest
+
+from program import MODEL, ModelTestCase, run
+
+
+class BadModels(ModelTestCase):
+    def stream(self, model):
+        return run("stream", "--model", model, "--text", self.put("text", "some words"))
+
+    def damaged(self, **replaced: bytes | None):
+        """The model's folder with files replaced, or left out; names have "__" for "."."""
+        folder = self.folder / "model"
+        folder.mkdir()
+        for path in MODEL.iterdir():
+            name = path.name.replace(".", "__")
+            if name not in replaced:
+                (folder / path.name).symlink_to(path.resolve())
+            elif replaced[name] is not None:
+                (folder / path.name).write_bytes(replaced[name])
+        return folder
+
+    @staticmethod
+    def head_of(name: str, size: int) -> bytes:
+        with open(MODEL / name, "rb") as file:
+            return file.read(size)
+
+    def test_no_folder(self):
+        self.assert_fails(self.stream("/no/model"), 1, "--model", "/no/model")
+
+    def test_an_empty_folder(self):
+        self.assert_fails(self.stream(self.folder), 1, "--model", "openvino_model.xml")
+
+    def test_missing_weights(self):
+        self.assert_fails(self.stream(self.damaged(openvino_model__bin=None)), 1, "openvino_model.bin")
+
+    def test_truncated_weights(self):
+        weights = self.head_of("openvino_model.bin", 1_000_000)
+        self.assert_fails(self.stream(self.damaged(openvino_model__bin=weights)), 1, "openvino_model")
+
+    def test_a_truncated_graph(self):
+        graph = self.head_of("openvino_model.xml", 100_000)
+        self.assert_fails(self.stream(self.damaged(openvino_model__xml=graph)), 1, "openvino_model.xml")
+
+    def test_a_graph_that_is_no_decoder(self):
+        graph = (MODEL / "openvino_detokenizer.xml").read_bytes()
+        weights = (MODEL / "openvino_detokenizer.bin").read_bytes()
+        folder = self.damaged(openvino_model__xml=graph, openvino_model__bin=weights)
+        self.assert_fails(self.stream(folder), 1, "--model", "openvino_model.xml")
+
+    def test_a_missing_tokenizer(self):
+        self.assert_fails(self.stream(self.damaged(openvino_tokenizer__xml=None)), 1, "openvino_tokenizer.xml")
+
+    def test_no_turn_format(self):
+        folder = self.damaged(turn_format__json=None)
+        self.assert_fails(run("generate", "--model", folder, "--prompt", "hi"), 1, "turn_format.json", "--raw",
+                          "tools/prepare_model.py")
+        self.assert_fails(run("chat", "--model", folder), 1, "turn_format.json", "tools/prepare_model.py")
+
+    def test_a_damaged_turn_format(self):
+        folder = self.damaged(turn_format__json=b'{"format":')
+        self.assert_fails(run("generate", "--model", folder, "--prompt", "hi"), 1, "turn_format.json", "JSON")
+
+    def test_a_chat_template_that_cannot_be_reduced(self):
+        folder = self.damaged(turn_format__json=b'{"format":"carousel-turn-format","version":1,"reducible":false,'
+                                                b'"reason":"it counts turns"}')
+        self.assert_fails(run("generate", "--model", folder, "--prompt", "hi"), 1, "it counts turns", "--raw")
+        self.assert_fails(run("chat", "--model", folder), 1, "it counts turns")
+
+
+class BadText(ModelTestCase):
+    def stream(self, *flags, stdin=b""):
+        return run("stream", "--model", MODEL, *flags, stdin=stdin)
+
+    def test_empty(self):
+        self.assert_fails(self.stream("--text", self.put("empty", "")), 2, "--text", "empty")
+        self.assert_fails(self.stream("--text", "-"), 2, "--text", "empty")
+        self.assert_fails(run("generate", "--model", MODEL, "--prompt", ""), 2, "--prompt", "empty")
+
+    def test_a_single_token(self):
+        result = self.stream("--text", self.put("one", "a"), "--json", self.folder / "out")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("--text", result.stderr.decode())
+
+    def test_invalid_utf8(self):
+        self.assert_fails(self.stream("--text", "-", stdin=b"caf\xe9!"), 2, "--text", "UTF-8", "byte 3")
+        self.assert_fails(self.stream("--text", self.put("cut", b"caf\xc3")), 2, "--text", "UTF-8", "byte 3")
+
+    def test_nul(self):
+        self.assert_fails(self.stream("--text", self.put("nul", b"ab\0cd")), 2, "--text", "NUL", "byte 2")
+        self.assert_fails(run("generate", "--model", MODEL, "--prompt-file", "-", stdin=b"ab\0cd"), 2,
+                          "--prompt-file", "NUL", "byte 2")
+
+    def test_missing_files_and_folders(self):
+        self.assert_fails(self.stream("--text", self.folder / "none"), 1, "--text", "No such file")
+        self.assert_fails(self.stream("--text", self.folder), 1, "--text", "directory")
+
+
+class BadOutput(ModelTestCase):
+    def test_a_json_path_that_cannot_be_written_fails_at_once(self):
+        text = self.put("text", "some words")
+        self.assert_fails(run("stream", "--model", "/no/model", "--text", text, "--json", "/no/folder/out"), 1,
+                          "--json", "/no/folder/out", "No such file")
+
+    def test_a_full_disk(self):
+        text = self.put("text", "Some words that are read before anything is written.")
+        result = run("stream", "--model", MODEL, "--text", text, "--json", "/dev/full")
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(result.stderr, b"carousel: --json: cannot write /dev/full: No space left on device\n")
+
+    def test_a_failed_run_leaves_the_json_file_alone(self):
+        out = self.put("out.jsonl", "what was there\n")
+        run("stream", "--model", MODEL, "--text", self.put("empty", ""), "--json", out)
+        self.assertEqual(out.read_text(), "what was there\n")
+
+
+class BadLimits(ModelTestCase):
+    def test_a_cache_limit_that_is_too_small(self):
+        text = self.put("text", "some words")
+        self.assert_fails(run("stream", "--model", MODEL, "--text", text, "--cache-limit", "1M"), 1,
+                          "--cache-limit", "1048576")
+
+    def test_a_cache_beyond_the_trained_window(self):
+        text = self.put("text", "some words")
+        self.assert_fails(run("stream", "--model", MODEL, "--text", text, "--max-cache-size", "16384"), 2,
+                          "--max-cache-size: 16384", "8192")
+
+    def test_a_token_outside_the_vocabulary(self):
+        ids = self.put("ids.json", "[1, 49152]")
+        self.assert_fails(run("generate", "--model", MODEL, "--token-ids", ids), 2, "--token-ids", "49152")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""carousel chat on the real model: from a script, and at a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import time
+import unittest
+
+from program import BINARY, MODEL, PATIENCE_SECONDS, ModelTestCase, command, environment, run
+
+FLAGS = ("chat", "--model", MODEL, "--temperature", "0")
+REMEMBERED = r"remembered [\d,]+ of [\d,]+ tokens, [\d,]+ forgotten; \d+ tok/s"
+
+
+class Script(ModelTestCase):
+    def test_a_conversation_through_a_pipe(self):
+        saved = self.folder / "chat.json"
+        text = self.folder / "chat.txt"
+        script = (f"Hello, my name is Ada.\n/stats\n\nWhat is two\\\nplus two?\n/save {saved}\n/save {text}\n"
+                  f"/reset\n/stats\n/nonsense\n/save /no/folder/file\n/exit\nnever said\n")
+        result = run(*FLAGS, "--max-new-tokens", "24", "--system", "Be brief.", stdin=script.encode())
+        self.assertEqual(result.returncode, 0, result.stderr)
+        notes = result.stderr.decode()
+        self.assertEqual(len(re.findall(REMEMBERED, notes)), 2, notes)
+        self.assertIn("3 messages, ", notes)
+        self.assertIn("0 messages, 0 tokens", notes)
+        self.assertIn("/nonsense: no such command", notes)
+        self.assertIn("/no/folder/file: cannot be written: No such file", notes)
+        self.assertNotIn("\x1b", notes + result.stdout.decode())
+        messages = json.loads(saved.read_text())
+        self.assertEqual([message["role"] for message in messages],
+                         ["system", "user", "assistant", "user", "assistant"])
+        self.assertEqual(messages[3]["content"], "What is two\nplus two?")
+        self.assertEqual(result.stdout.decode(), messages[2]["content"] + "\n" + messages[4]["content"] + "\n")
+        self.assertIn("## assistant\n\n" + messages[4]["content"], text.read_text())
+        self.assertEqual(sorted(os.listdir(self.folder)), ["chat.json", "chat.txt"])
+
+    def test_a_bad_line_does_not_end_the_chat(self):
+        result = run(*FLAGS, "--max-new-tokens", "4", stdin=b"caf\xe9\n//slash\n")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        notes = result.stderr.decode()
+        self.assertIn("UTF-8", notes)
+        self.assertEqual(len(re.findall(REMEMBERED, notes)), 1, notes)
+
+
+class Terminal:
+    """The program at a terminal of its own."""
+
+    def __init__(self, *arguments):
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            try:
+                os.execve(BINARY, command(*arguments), environment(TERM="xterm", LANG="C.UTF-8"))
+            finally:
+                os._exit(127)  # or this copy of the test would go on
+        self.shown = ""
+
+    def type(self, text: str):
+        os.write(self.master, text.encode())
+
+    def expect(self, pattern: str):
+        """Waits until `pattern` has been shown since the last match."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (match := re.search(pattern, self.shown)):
+            if not select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise AssertionError(f"no {pattern!r} in {self.shown!r}")
+            try:
+                self.shown += os.read(self.master, 65536).decode(errors="replace")
+            except OSError:
+                raise AssertionError(f"ended without {pattern!r}: {self.shown!r}") from None
+        self.shown = self.shown[match.end():]
+        return match
+
+    def wait(self) -> int:
+        """The exit status. What is still being shown is read away, or the program could not end."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if select.select([self.master], [], [], 0.05)[0]:
+                try:
+                    os.read(self.master, 65536)
+                except OSError:
+                    pass
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self.master)
+                return os.waitstatus_to_exitcode(status)
+        raise TimeoutError("the program did not end")
+
+
+class AtATerminal(ModelTestCase):
+    def test_a_conversation_with_interruptions(self):
+        saved = self.folder / "chat.json"
+        terminal = Terminal(*FLAGS, "--max-new-tokens", "2000")
+        terminal.expect("Ctrl-D ends the chat")
+        terminal.expect("> ")
+        # Ctrl-C at the prompt drops the line, and the chat goes on.
+        terminal.type("dropped")
+        terminal.expect("dropped")
+        terminal.type("\x03")
+        terminal.expect("> ")
+        # Editing: a character of two bytes is one, and can be taken back.
+        terminal.type("Write a very long story about a caf\u00e9\u00e9\x7f and a fox.\r")
+        terminal.expect("fox")
+        # Ctrl-C stops the answer and not the chat.
+        terminal.expect(r"\w+ \w+ \w+ \w+ \w+ \w+")
+        terminal.type("\x03")
+        terminal.expect(REMEMBERED + "; stopped")
+        terminal.expect("> ")
+        terminal.type(f"/save {saved}\r")
+        terminal.expect("saved 2 messages")
+        terminal.expect("> ")
+        # History: two up is the message, which is not said again.
+        terminal.type("\x1b[A\x1b[A")
+        terminal.expect("fox")
+        terminal.type("\x03")
+        terminal.expect("> ")
+        terminal.type("\x04")
+        self.assertEqual(terminal.wait(), 0)
+        messages = json.loads(saved.read_text())
+        self.assertEqual(messages[0]["content"], "Write a very long story about a caf\u00e9 and a fox.")
+        self.assertGreater(len(messages[1]["content"]), 10)
+
+
+if __name__ == "__main__":
+    unittest.main()

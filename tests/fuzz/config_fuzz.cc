@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bytes as settings: Validate accepts them or throws Error, and what it accepts keeps its promises.
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+#include "carousel/config.h"
+#include "carousel/engine.h"
+#include "carousel/error.h"
+#include "fuzz/fuzz_target.h"
+
+namespace carousel {
+namespace {
+
+// Takes values off the front of the input; zeros after its end.
+class Input {
+ public:
+  Input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
+
+  std::uint64_t Bits(std::size_t bytes) {
+    std::uint64_t bits = 0;
+    const std::size_t taken = std::min(bytes, size_);
+    if (taken > 0) std::memcpy(&bits, data_, taken);
+    data_ += taken;
+    size_ -= taken;
+    return bits;
+  }
+
+  // Any number, and often a plausible one: the first byte says how the rest is read.
+  std::int64_t Integer() {
+    const std::uint64_t kind = Bits(1);
+    if (kind < 128) return static_cast<std::int64_t>(kind) * 8;
+    if (kind < 192) return static_cast<std::int64_t>(Bits(2)) - 1000;
+    return std::bit_cast<std::int64_t>(Bits(8));
+  }
+
+  double Real() {
+    const std::uint64_t kind = Bits(1);
+    return kind < 128 ? static_cast<double>(kind) / 64.0 : std::bit_cast<double>(Bits(8));
+  }
+
+  template <typename Enum>
+  Enum Choice(int values) {
+    return static_cast<Enum>(Bits(1) % static_cast<std::uint64_t>(values));
+  }
+
+ private:
+  const std::uint8_t* data_;
+  std::size_t size_;
+};
+
+EngineConfig ReadEngineConfig(Input* input) {
+  EngineConfig config;
+  config.cache.block_size = input->Integer();
+  config.cache.key_type = input->Choice<KvType>(2);
+  config.cache.value_type = input->Choice<KvType>(2);
+  config.cache.limit_bytes = input->Integer();
+  config.cache.limit_tokens = input->Integer();
+  config.chunk_size = input->Integer();
+  if (input->Bits(1) % 4 == 0) {
+    config.eviction.reset();
+    return config;
+  }
+  EvictionConfig& eviction = *config.eviction;
+  eviction.start_size = input->Integer();
+  eviction.recent_size = input->Integer();
+  eviction.max_cache_size = input->Integer();
+  eviction.aggregation = input->Choice<Aggregation>(2);
+  eviction.snapkv_window = input->Integer();
+  eviction.pooling_width = input->Integer();
+  eviction.rotation = input->Choice<Rotation>(4);
+  eviction.positions = input->Choice<PositionPolicy>(3);
+  eviction.prompt_eviction = input->Choice<PromptEviction>(2);
+  for (std::uint64_t layers = input->Bits(1) % 4; layers > 0; --layers)
+    eviction.layer_max_cache_size.push_back(input->Integer());
+  return config;
+}
+
+SamplingParams ReadSamplingParams(Input* input) {
+  SamplingParams params;
+  params.temperature = input->Real();
+  params.top_k = input->Integer();
+  params.top_p = input->Real();
+  params.min_p = input->Real();
+  params.repetition_penalty = input->Real();
+  params.presence_penalty = input->Real();
+  params.frequency_penalty = input->Real();
+  params.penalty_window = input->Integer();
+  params.logprobs = input->Integer();
+  return params;
+}
+
+// Whether Validate accepts. What it refuses it names.
+template <typename Settings>
+bool Accepts(const Settings& settings) {
+  try {
+    Validate(settings);
+  } catch (const Error& error) {
+    CAROUSEL_CHECK(error.code() == ErrorCode::kInvalidArgument);
+    CAROUSEL_CHECK(!error.field().empty() && !error.problem().empty());
+    return false;
+  }
+  return true;
+}
+
+// What include/carousel/config.h promises of accepted sizes.
+void CheckAccepted(const EngineConfig& config) {
+  const std::int64_t block = config.cache.block_size;
+  CAROUSEL_CHECK(block > 0 && block <= 256 && block % 8 == 0);
+  CAROUSEL_CHECK_GE(config.chunk_size, block);
+  CAROUSEL_CHECK(config.cache.limit_bytes >= 0 && config.cache.limit_tokens >= 0);
+  if (!config.eviction) return;
+  const EvictionConfig& eviction = *config.eviction;
+  for (const std::int64_t size :
+       {eviction.start_size, eviction.recent_size, eviction.max_cache_size})
+    CAROUSEL_CHECK(size > 0 && size % block == 0);
+  CAROUSEL_CHECK_GT(eviction.max_cache_size, eviction.start_size + eviction.recent_size);
+  CAROUSEL_CHECK(eviction.pooling_width % 2 == 1);
+  for (const std::int64_t size : eviction.layer_max_cache_size)
+    CAROUSEL_CHECK(size % block == 0 && size > eviction.start_size + eviction.recent_size);
+}
+
+void CheckAccepted(const SamplingParams& params) {
+  CAROUSEL_CHECK_GE(params.temperature, 0.0);
+  CAROUSEL_CHECK(params.top_p > 0.0 && params.top_p <= 1.0);
+  CAROUSEL_CHECK(params.min_p >= 0.0 && params.min_p <= 1.0);
+  CAROUSEL_CHECK_GT(params.repetition_penalty, 0.0);
+  CAROUSEL_CHECK(params.presence_penalty >= -2.0 && params.presence_penalty <= 2.0);
+  CAROUSEL_CHECK(params.frequency_penalty >= -2.0 && params.frequency_penalty <= 2.0);
+  CAROUSEL_CHECK(params.top_k >= 0 && params.penalty_window > 0);
+  CAROUSEL_CHECK(params.logprobs >= 0 && params.logprobs <= 20);
+}
+
+}  // namespace
+
+std::vector<std::string> FuzzSeeds() {
+  // Each number below 128 stands for its eightfold: blocks of 32, 32/128/672, chunks of 256.
+  const std::string config{4, 1, 1, 0, 0, 32, 1, 4, 16, 84, 1, 1, static_cast<char>(0x80),
+                           7, 0, 0, 1, 2, 0,  0};
+  const std::string sampling{32, 5, 58, 3, 70, 0, 0, 32, 2};
+  return {config + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
+}
+
+}  // namespace carousel
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace carousel;
+  Input input(data, size);
+  const EngineConfig config = ReadEngineConfig(&input);
+  if (Accepts(config)) CheckAccepted(config);
+  const SamplingParams params = ReadSamplingParams(&input);
+  if (Accepts(params)) CheckAccepted(params);
+  return 0;
+}

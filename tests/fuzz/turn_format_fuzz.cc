@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bytes as turn_format.json: refused with Error, or turns can be rendered.
+#include "base/check.h"
+#include "carousel/error.h"
+#include "fuzz/fuzz_target.h"
+#include "text/turn_format.h"
+#include "text/utf8.h"
+
+namespace carousel {
+namespace {
+
+void Render(const TurnFormat& format) {
+  if (!format.reducible()) return;
+  const std::string first = format.FirstTurn(std::nullopt, " hello ");
+  const std::string next = format.NextTurn(" hello ");
+  for (const std::string* text : {&first, &next}) {
+    CAROUSEL_CHECK(text->find("hello") != std::string::npos);
+    CAROUSEL_CHECK(!FindInvalidUtf8(*text) && text->find('\0') == std::string::npos);
+  }
+  if (format.has_system()) format.FirstTurn("system", "hello");
+}
+
+}  // namespace
+
+std::vector<std::string> FuzzSeeds() {
+  return {
+      R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"","begin_without_system":"<s>",)"
+      R"("roles":{"system":{"before":"S","after":"\n"},"user":{"before":"U","after":"\n"},)"
+      R"("assistant":{"before":"A","after":"<e>\n"}},"generation_prompt":"A","end_of_turn":"<e>","trim":true})",
+      R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"\u00e9","begin_without_system":"",)"
+      R"("roles":{"user":{"before":"","after":""},"assistant":{"before":"","after":""}},)"
+      R"("generation_prompt":"","end_of_turn":"","trim":false})",
+      R"({"format":"carousel-turn-format","version":1,"reducible":false,"reason":"it counts"})",
+      std::string(500, '['),
+  };
+}
+
+}  // namespace carousel
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace carousel;
+  try {
+    Render(TurnFormat::Parse({reinterpret_cast<const char*>(data), size}));
+  } catch (const Error& error) {
+    CAROUSEL_CHECK_EQ(error.field(), TurnFormat::kFileName);
+  }
+  return 0;
+}
