@@ -58,6 +58,7 @@ def genai_tokens(model, prompts, new_tokens):
         ATTENTION_BACKEND="SDPA",
         INFERENCE_PRECISION_HINT="f32",
         KV_CACHE_PRECISION="f32",
+        DYNAMIC_QUANTIZATION_GROUP_SIZE="0",
     )
     config = genai.GenerationConfig()
     config.max_new_tokens = new_tokens

@@ -136,10 +136,12 @@ class OpenVinoModel final : public Model {
 };
 
 ov::AnyMap CompileProperties(const OpenVinoModelOptions& options) {
+  // Both are said explicitly: on CPUs that can, the defaults are bf16 and groups of 32.
+  const bool is_bf16 = options.precision == ModelPrecision::kBf16;
+  const std::uint64_t group = options.precision == ModelPrecision::kInt8Activations ? 32 : 0;
   ov::AnyMap properties = {
-      // Said explicitly: on CPUs with AMX the default is bf16.
-      ov::hint::inference_precision(options.precision == ModelPrecision::kBf16 ? ov::element::bf16
-                                                                               : ov::element::f32),
+      ov::hint::inference_precision(is_bf16 ? ov::element::bf16 : ov::element::f32),
+      ov::hint::dynamic_quantization_group_size(group),
       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
       ov::num_streams(1),
       // One process among others: threads pinned to cores that someone else uses wait for each

@@ -14,13 +14,18 @@ namespace carousel {
 // What the plugin computes in, attention excepted, which always gets f32.
 enum class ModelPrecision {
   kF32,
-  kBf16,  // faster on CPUs with AMX; elsewhere the plugin may use f32 all the same
+  kBf16,  // faster on CPUs with AMX; elsewhere slower, or f32 all the same
+  // f32, but activations are rounded to int8 in groups of 32 before they meet 4-bit or 8-bit
+  // weights, on CPUs with VNNI; it is what OpenVINO does unless told not to. SmolLM2-135M:
+  // prompts 1.6 times as fast, 0.3 % perplexity, and logits that move by as much as 1 when a prompt
+  // is cut into other chunks.
+  kInt8Activations,
 };
 
 struct OpenVinoModelOptions {
   std::filesystem::path
       directory;  // openvino_model.xml and .bin; config.json, generation_config.json if there
-  std::int64_t threads = 0;  // 0: all cores
+  std::int64_t threads = 0;  // 0: one per core
   ModelPrecision precision = ModelPrecision::kF32;
 };
 
