@@ -120,23 +120,21 @@ void RefuseStateLeft(const std::shared_ptr<ov::Model>& model) {
   for (const auto& variable : variables) model->remove_variable(variable);
 }
 
-bool IsRead(const Parameter& parameter) { return !parameter.output(0).get_target_inputs().empty(); }
-
 void KeepInputsThatAreRead(RewrittenGraph& graph) {
-  const ov::ParameterVector parameters =
-      graph.model->get_parameters();  // a copy: the list changes below
+  // A copy: the list changes under the loop.
+  const ov::ParameterVector parameters = graph.model->get_parameters();
   for (const auto& parameter : parameters) {
-    const std::string& name = parameter->get_friendly_name();
-    if (!IsRead(*parameter)) {
+    const auto readers = parameter->output(0).get_target_inputs();
+    if (readers.empty()) {
       graph.model->remove_parameter(parameter);
-    } else if (name == kPositionIdsInput) {
+    } else if (HasName(*parameter, kPositionIdsInput)) {
       graph.reads_positions = true;
-    } else if (name == kContextLengthInput) {
+    } else if (HasName(*parameter, kContextLengthInput)) {
       graph.reads_context_length = true;
-    } else if (name != kTokenIdsInput) {
+    } else if (!HasName(*parameter, kTokenIdsInput)) {
       Refuse(fmt::format(
-          "its graph still reads {} when its attention is taken out ({}), which is not supported",
-          name, parameter->output(0).get_target_inputs().begin()->get_node()->get_friendly_name()));
+          "its {} still reads {} when its attention is taken out; that is not supported",
+          readers.begin()->get_node()->get_friendly_name(), parameter->get_friendly_name()));
     }
   }
 }

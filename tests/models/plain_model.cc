@@ -46,6 +46,7 @@ PlainModel::PlainModel(const PlainModelOptions& options) {
   if (options.last_row_only) SliceLastRow(*model);
   ov::AnyMap properties = {ov::hint::inference_precision(ov::element::f32),
                            ov::hint::kv_cache_precision(ov::element::f32),
+                           ov::hint::dynamic_quantization_group_size(0),
                            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                            ov::hint::enable_cpu_pinning(false),
                            ov::num_streams(1),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model as OpenVINO runs it by itself: stateful, with its own attention. What ours must equal.
+// The model as OpenVINO runs it by itself, in f32 throughout: stateful, with its own attention.
+// What ours must equal.
 #pragma once
 
 #include <cstdint>
