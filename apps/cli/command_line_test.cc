@@ -119,6 +119,13 @@ TEST(CommandLine, ReadsEveryKindOfFlag) {
   EXPECT_EQ(flags.json, "-");
 }
 
+TEST(CommandLine, KnowsWhatModelsComputeIn) {
+  EXPECT_EQ(ParseAs<InfoFlags>({"info"}).model.precision, Precision::kF32);
+  EXPECT_EQ(ParseAs<InfoFlags>({"info", "--precision", "f32"}).model.precision, Precision::kF32);
+  EXPECT_EQ(ParseAs<InfoFlags>({"info", "--precision", "int8"}).model.precision, Precision::kInt8);
+  EXPECT_NE(Problem({"info", "--precision", "int4"}).find("f32, bf16, int8"), std::string::npos);
+}
+
 TEST(CommandLine, TheLastOfTwoCounts) {
   const auto flags = ParseAs<StreamFlags>(
       {"stream", "--text", "a", "--threads", "1", "--threads=2", "--text", "b"});

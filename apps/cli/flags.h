@@ -13,7 +13,7 @@
 
 namespace carousel {
 
-enum class Precision { kF32, kBf16 };
+enum class Precision { kF32, kBf16, kInt8 };
 
 struct ModelFlags {
   std::string directory = "models/smollm2-135m-instruct";

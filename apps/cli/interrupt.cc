@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <array>
@@ -19,7 +20,8 @@ namespace {
 
 constexpr std::array<int, 2> kSignals = {SIGINT, SIGTERM};
 
-// What the handler reaches. Lock-free, as signal handlers need it.
+// What the handler reaches. Lock-free, as signal handlers need it. The handler may run on any
+// thread; its last act is the byte in the pipe, which Clear() waits for.
 std::atomic<int> raised_signal = 0;
 std::atomic<Engine*> watched_engine = nullptr;
 std::atomic<int> wake_write_fd = -1;
@@ -73,6 +75,10 @@ void Interrupt::Watch(Engine* engine) {
 int Interrupt::signal() const { return raised_signal.load(); }
 
 void Interrupt::Clear() {
+  if (!raised()) return;
+  pollfd written{pipe_[0], POLLIN, 0};
+  while (poll(&written, 1, -1) < 0 && errno == EINTR) {
+  }
   std::array<char, 16> bytes{};
   while (read(pipe_[0], bytes.data(), bytes.size()) > 0) {
   }

@@ -97,6 +97,9 @@ class EditedLineReader : public LineReader {
   InputLine Read(const std::string& prompt) override {
     prompt_ = prompt;
     el_resize(editor_);
+    // el_gets() would show the prompt first and prepare the terminal after it; a Ctrl-D typed in
+    // between would be read as an end of input that belongs to nobody, and lost.
+    el_set(editor_, EL_PREP_TERM, 1);
     int count = 0;
     const char* line = el_gets(editor_, &count);
     if (interrupt_.raised()) {

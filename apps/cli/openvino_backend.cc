@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "base/check.h"
 #include "base/parallel.h"
 #include "openvino/openvino_model.h"
 #include "openvino/openvino_tokenizer.h"
@@ -10,15 +11,25 @@
 namespace carousel {
 namespace {
 
+ModelPrecision PrecisionOf(Precision precision) {
+  switch (precision) {
+    case Precision::kF32:
+      return ModelPrecision::kF32;
+    case Precision::kBf16:
+      return ModelPrecision::kBf16;
+    case Precision::kInt8:
+      return ModelPrecision::kInt8Activations;
+  }
+  CAROUSEL_CHECK(false);
+}
+
 class OpenVinoBackend : public Backend {
  public:
   std::unique_ptr<Model> LoadModel(const ModelFlags& flags) override {
     SetThreadCount(flags.threads);
     return LoadOpenVinoModel({.directory = flags.directory,
                               .threads = flags.threads,
-                              .precision = flags.precision == Precision::kBf16
-                                               ? ModelPrecision::kBf16
-                                               : ModelPrecision::kF32});
+                              .precision = PrecisionOf(flags.precision)});
   }
 
   std::unique_ptr<Tokenizer> LoadTokenizer(const ModelFlags& flags,
