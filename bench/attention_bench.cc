@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention/paged_attention.h"
+#include "cache/block_codec.h"
 #include "cache/block_pool.h"
 #include "rope/rotate.h"
 
@@ -39,12 +40,13 @@ struct Layer {
       const BlockId block = *pool.Allocate();
       for (std::int64_t head = 0; head < 3; ++head) {
         for (float& x : plane) x = normal(generator);
-        CodecFor(type).WritePlane(pool.data(block) + shape.key_offset(head), kBlock, kDim,
-                                  plane.data());
-        CodecFor(type).WritePlane(pool.data(block) + shape.value_offset(head), kBlock, kDim,
-                                  plane.data());
+        CodecFor(type).RewriteKeys(pool.data(block) + shape.key_offset(head), kBlock, kDim,
+                                   plane.data());
+        CodecFor(type).WriteValues(pool.data(block) + shape.value_offset(head), kBlock, kDim, 0,
+                                   kBlock, plane.data(), kDim);
       }
       blocks.push_back({.data = pool.data(block),
+                        .shape = &shape,
                         .tokens = kBlock,
                         .shift_blocks = shifts ? i + 1 : 0,
                         .attention = Position{i * kBlock},
@@ -56,7 +58,7 @@ struct Layer {
     mass.resize(static_cast<std::size_t>(context));
     const Position first{context - queries};
     input = {.layer = &spec,
-             .shape = &shape,
+             .block_size = kBlock,
              .rotation = &table,
              .blocks = blocks,
              .queries = queries,
@@ -79,7 +81,7 @@ struct Layer {
 void BM_Attention(benchmark::State& state) {
   const std::int64_t context = state.range(0);
   const std::int64_t queries = state.range(1);
-  const auto type = state.range(2) == 0 ? KvType::kF32 : KvType::kF16;
+  const auto type = static_cast<KvType>(state.range(2));
   Layer layer(context, queries, type, state.range(3) != 0);
   PagedAttention attention;
   for (auto _ : state) {
@@ -97,15 +99,15 @@ void BM_Attention(benchmark::State& state) {
       benchmark::Counter(seen * 9 * kDim * 4 * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(BM_Attention)
-    ->ArgNames({"context", "queries", "f16", "shifts"})
-    ->ArgsProduct({{512, 4096}, {1}, {0, 1}, {0, 1}})
-    ->ArgsProduct({{768, 2048}, {256}, {0, 1}, {0, 1}})
+    ->ArgNames({"context", "queries", "kv_type", "shifts"})
+    ->ArgsProduct({{512, 4096}, {1}, {0, 1, 2, 3, 4}, {0, 1}})
+    ->ArgsProduct({{768, 2048}, {256}, {0, 1, 2, 3, 4}, {0, 1}})
     ->UseRealTime();
 
 // What key rotation rewrites at one eviction of a 512-token cache's layer; query rotation rewrites
 // nothing.
 void BM_KeyRotation(benchmark::State& state) {
-  const auto type = state.range(0) == 0 ? KvType::kF32 : KvType::kF16;
+  const auto type = static_cast<KvType>(state.range(0));
   Layer layer(512, 1, type, false);
   std::vector<float> keys(static_cast<std::size_t>(3 * kBlock * kDim));
   const std::int64_t delta = -1;
@@ -113,21 +115,21 @@ void BM_KeyRotation(benchmark::State& state) {
     for (const AttentionBlock& block : layer.blocks) {
       auto* data = const_cast<std::byte*>(block.data);
       for (std::int64_t head = 0; head < 3; ++head) {
-        CodecFor(type).ReadPlane(data + layer.shape.key_offset(head), kBlock, kDim,
-                                 keys.data() + head * kBlock * kDim);
+        CodecFor(type).ReadKeys(data + layer.shape.key_offset(head), kBlock, kDim,
+                                keys.data() + head * kBlock * kDim);
       }
       float* const planes[] = {keys.data()};
       RotateKeyBlocks(layer.table, KeyLayout::kDimensionMajor, 3, kDim, planes,
                       {.multiples = {&delta, 1}, .columns = 1});
       for (std::int64_t head = 0; head < 3; ++head) {
-        CodecFor(type).WritePlane(data + layer.shape.key_offset(head), kBlock, kDim,
-                                  keys.data() + head * kBlock * kDim);
+        CodecFor(type).RewriteKeys(data + layer.shape.key_offset(head), kBlock, kDim,
+                                   keys.data() + head * kBlock * kDim);
       }
     }
     benchmark::ClobberMemory();
   }
 }
-BENCHMARK(BM_KeyRotation)->ArgName("f16")->Arg(0)->Arg(1);
+BENCHMARK(BM_KeyRotation)->ArgName("kv_type")->DenseRange(0, 4);
 
 }  // namespace
 }  // namespace carousel

@@ -84,17 +84,20 @@ void AddModelFlags(FlagSet* flags, ModelFlags* target) {
 void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   AddEvictionFlags(flags, choice, target);
   CacheConfig& cache = target->config.cache;
+  const std::vector<std::string> kv_types = {"f32", "f16", "bf16", "int8", "int4"};
   flags->Heading("Cache");
   flags->Switch({"--no-eviction", "", "Keep every token"}, &target->no_eviction);
   flags->Integer({"--block-size", "N", WithDefault("Tokens in a block", cache.block_size)},
                  kAnySize, &cache.block_size);
   flags->Choice({"--kv-type-k", "T",
-                 WithDefault("How keys are held: f32, f16", Name(cache.key_type)), "key_type"},
-                {"f32", "f16"}, ParseKvType, &cache.key_type);
+                 WithDefault("How keys are held: f32, f16, bf16, int8, int4", Name(cache.key_type)),
+                 "key_type"},
+                kv_types, ParseKvType, &cache.key_type);
   flags->Choice(
-      {"--kv-type-v", "T", WithDefault("How values are held: f32, f16", Name(cache.value_type)),
+      {"--kv-type-v", "T",
+       WithDefault("How values are held: f32, f16, bf16, int8, int4", Name(cache.value_type)),
        "value_type"},
-      {"f32", "f16"}, ParseKvType, &cache.value_type);
+      kv_types, ParseKvType, &cache.value_type);
   flags->Bytes({"--cache-limit", "BYTES",
                 "Most memory for the cache, all layers together; 64M, 1G (default: as needed)",
                 "limit_bytes"},

@@ -36,7 +36,14 @@ enum class PromptEviction {
   kAtEnd,   // once, after the whole prompt, by the attention of the prompt's last tokens
 };
 
-enum class KvType { kF32, kF16 };
+// How keys or values are held (src/cache/plane_layout.h).
+enum class KvType {
+  kF32,
+  kF16,
+  kBf16,
+  kInt8,  // 8 bits and a scale per token and head
+  kInt4,  // 4 bits; keys with a scale and an offset per channel of a block, values per token
+};
 
 // The reference's eviction (start, evictable and recent areas; SnapKV window) with its defaults.
 struct EvictionConfig {

@@ -79,7 +79,7 @@ struct EngineMetrics {
   std::int64_t evicted_tokens = 0;       // ever, the maximum over groups
   std::int64_t evictions = 0;            // steps that evicted
   std::int64_t cache_bytes = 0;          // of blocks in use
-  std::int64_t reserved_bytes = 0;       // that the pool holds
+  std::int64_t reserved_bytes = 0;       // that the pool and the open blocks hold
   std::int64_t cache_bytes_per_token = 0;
   double attention_seconds = 0.0;      // inside our attention, since the engine was made
   double forward_seconds = 0.0;        // the model's whole forward, attention included

@@ -9,6 +9,7 @@
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/parallel.h"
+#include "cache/plane_layout.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "attention/paged_attention.cc"
@@ -67,7 +68,7 @@ void MaskScores(const AttentionInput& input, const WorkItem& item, const Attenti
   const AttentionLayerSpec& layer = *input.layer;
   const std::int64_t group = layer.query_heads / layer.kv_heads;
   const bool adjust = layer.soft_cap > 0.0F || !layer.alibi_slopes.empty();
-  const std::int64_t block_size = input.shape->block_size;
+  const std::int64_t block_size = input.block_size;
   for (std::int64_t row = item.first_row; row < item.last_row; ++row) {
     const std::int64_t query = row / group;
     float* row_scores = scores + (row - item.first_row) * columns;
@@ -85,36 +86,172 @@ void MaskScores(const AttentionInput& input, const WorkItem& item, const Attenti
   }
 }
 
-// Turns a row of scores into exp(score - largest), in place, and returns the state of the softmax.
-SoftmaxState Exponentiate(float* scores, std::int64_t columns) {
-  const hn::CappedTag<float, 8> d;  // block_size is a multiple of 8
+// Raises *largest to the largest of scores[i, columns), as far as whole vectors reach; returns the
+// first not seen.
+template <class D>
+HWY_INLINE std::int64_t LargestOf(D d, const float* scores, std::int64_t i, std::int64_t columns,
+                                  float* largest) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  auto largest_lanes = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (std::int64_t i = 0; i < columns; i += lanes) {
+  auto largest_lanes = hn::Set(d, *largest);
+  for (; i + lanes <= columns; i += lanes) {
     largest_lanes = hn::Max(largest_lanes, hn::LoadU(d, scores + i));
   }
+  *largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
+  return i;
+}
+
+// scores <- exp(scores - largest), likewise, and adds them to *sum.
+template <class D>
+HWY_INLINE std::int64_t ExponentiateLanes(D d, float largest, float* scores, std::int64_t i,
+                                          std::int64_t columns, float* sum) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto shift = hn::Set(d, largest);
+  auto sums = hn::Zero(d);
+  for (; i + lanes <= columns; i += lanes) {
+    const auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, scores + i), shift));
+    hn::StoreU(weight, d, scores + i);
+    sums = hn::Add(sums, weight);
+  }
+  *sum += hn::GetLane(hn::SumOfLanes(d, sums));
+  return i;
+}
+
+// Turns a row of scores into exp(score - largest), in place, and returns the state of the softmax.
+// `columns` is a multiple of 8.
+SoftmaxState Exponentiate(float* scores, std::int64_t columns) {
+  const hn::ScalableTag<float> full;
+  const hn::CappedTag<float, 8> eight;
   SoftmaxState state;
-  state.largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
+  std::int64_t i = LargestOf(full, scores, 0, columns, &state.largest);
+  LargestOf(eight, scores, i, columns, &state.largest);
   if (state.largest == -std::numeric_limits<float>::infinity()) {  // nothing is visible
     std::memset(scores, 0, static_cast<std::size_t>(columns) * sizeof(float));
     return state;
   }
-  const auto shift = hn::Set(d, state.largest);
-  auto sum = hn::Zero(d);
-  for (std::int64_t i = 0; i < columns; i += lanes) {
-    const auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, scores + i), shift));
-    hn::StoreU(weight, d, scores + i);
-    sum = hn::Add(sum, weight);
-  }
-  state.sum = hn::GetLane(hn::SumOfLanes(d, sum));
+  i = ExponentiateLanes(full, state.largest, scores, 0, columns, &state.sum);
+  ExponentiateLanes(eight, state.largest, scores, i, columns, &state.sum);
   return state;
 }
 
-template <class KeyElement>
-void ScoreBlocks(const AttentionInput& input, const WorkItem& item, float* queries, float* scores) {
-  const BlockShape& shape = *input.shape;
+inline constexpr std::int64_t kOffsetLanes = 8;
+
+// What a thread needs for one work item.
+struct ItemScratch {
+  AlignedBuffer<float> queries;  // [rows, key_dim]
+  AlignedBuffer<float> scores;   // [rows, columns]
+  // Queries or weights with a block's scales multiplied in: [rows, key_dim] or [2, rows,
+  // block_size].
+  AlignedBuffer<float> folded;
+  AlignedBuffer<float> scales;   // a block's int4 scales and offsets as floats
+  AlignedBuffer<float> offsets;  // [2, rows, kOffsetLanes]: what the offsets of int4 values add
+};
+
+void HalvesToFloats(const std::uint16_t* from, std::int64_t count, float* to) {
+  const auto* halves = reinterpret_cast<const hwy::float16_t*>(from);
+  const hn::ScalableTag<float> full;
+  const hn::CappedTag<float, 1> one;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) hn::StoreU(LoadElements(full, halves + i), full, to + i);
+  for (; i < count; ++i) hn::StoreU(LoadElements(one, halves + i), one, to + i);
+}
+
+// folded = query * scales; returns query . offsets. The inner loop then sees codes alone:
+// q . (s c + o) = (q s) . c + q . o.
+float FoldKeyScales(const float* query, std::int64_t dim, const float* scales, const float* offsets,
+                    float* folded) {
+  const hn::ScalableTag<float> full;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
+  auto sums = hn::Zero(full);
+  std::int64_t i = 0;
+  for (; i + lanes <= dim; i += lanes) {
+    const auto q = hn::LoadU(full, query + i);
+    hn::StoreU(hn::Mul(q, hn::LoadU(full, scales + i)), full, folded + i);
+    sums = hn::MulAdd(q, hn::LoadU(full, offsets + i), sums);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(full, sums));
+  for (; i < dim; ++i) {
+    folded[i] = query[i] * scales[i];
+    total += query[i] * offsets[i];
+  }
+  return total;
+}
+
+// to[row] = weights[row] * scales, over a block's tokens.
+void FoldTokenScales(const float* weights, std::int64_t stride, std::int64_t rows,
+                     std::int64_t tokens, const float* scales, std::int64_t to_stride, float* to) {
+  const hn::CappedTag<float, 8> eight;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(eight));
+  for (std::int64_t row = 0; row < rows; ++row, weights += stride, to += to_stride) {
+    std::int64_t i = 0;
+    for (; i + lanes <= tokens; i += lanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(eight, scales + i), hn::LoadU(eight, weights + i)), eight,
+                 to + i);
+    }
+    for (; i < tokens; ++i) to[i] = scales[i] * weights[i];
+  }
+}
+
+// totals[row] += weights * offsets, lane by lane, over a block's tokens; the lanes are summed when
+// all blocks are through.
+void AddTokenOffsets(const float* weights, std::int64_t stride, std::int64_t rows,
+                     std::int64_t tokens, const float* offsets, float* totals) {
+  const hn::CappedTag<float, kOffsetLanes> eight;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(eight));
+  for (std::int64_t row = 0; row < rows; ++row, weights += stride, totals += kOffsetLanes) {
+    std::int64_t i = 0;
+    auto sums = hn::LoadU(eight, totals);
+    for (; i + lanes <= tokens; i += lanes) {
+      sums = hn::MulAdd(hn::LoadU(eight, offsets + i), hn::LoadU(eight, weights + i), sums);
+    }
+    hn::StoreU(sums, eight, totals);
+    for (; i < tokens; ++i) totals[0] += offsets[i] * weights[i];
+  }
+}
+
+// scores[rows, block_size] = queries . the block's keys.
+void ScoreBlock(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block,
+                const float* queries, std::int64_t columns, float* scores, ItemScratch* scratch) {
+  const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
-  const std::int64_t columns = (item.last_block - item.first_block) * shape.block_size;
+  const std::int64_t dim = shape.key_dim;
+  const std::byte* plane = block.data + shape.key_offset(item.kv_head);
+  LeftRows a{queries, queries, dim};
+  ResultRows c{scores, columns, false, nullptr};
+  const auto multiply = [&](const auto* elements) {
+    RowProduct(a, rows, dim, ElementRows{elements, input.block_size, input.block_size}, c);
+  };
+  switch (shape.key_type) {
+    case KvType::kF32:
+      return multiply(reinterpret_cast<const float*>(plane));
+    case KvType::kF16:
+      return multiply(reinterpret_cast<const hwy::float16_t*>(plane));
+    case KvType::kBf16:
+      return multiply(reinterpret_cast<const hwy::bfloat16_t*>(plane));
+    case KvType::kInt8:
+      c.column_scale = ScalesOfInt8(plane, input.block_size, dim);
+      return multiply(reinterpret_cast<const std::int8_t*>(plane));
+    case KvType::kInt4: {
+      float* scales = scratch->scales.data();
+      float* folded = scratch->folded.data();
+      HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 2 * dim, scales);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const float offset =
+            FoldKeyScales(queries + row * dim, dim, scales, scales + dim, folded + row * dim);
+        std::fill_n(scores + row * columns, input.block_size, offset);
+      }
+      a.first = a.second = folded;
+      c.accumulate = true;
+      RowProduct(a, rows, dim,
+                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), input.block_size}, c);
+      return;
+    }
+  }
+}
+
+void ScoreBlocks(const AttentionInput& input, const WorkItem& item, ItemScratch* scratch) {
+  const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
+  float* queries = scratch->queries.data();
   std::int64_t loaded_shift = 0;
   bool loaded = false;
   for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
@@ -124,54 +261,105 @@ void ScoreBlocks(const AttentionInput& input, const WorkItem& item, float* queri
       loaded_shift = block.shift_blocks;
       loaded = true;
     }
-    float* block_scores = scores + (b - item.first_block) * shape.block_size;
-    RowProduct(queries, input.layer->key_dim, rows, input.layer->key_dim,
-               reinterpret_cast<const KeyElement*>(block.data + shape.key_offset(item.kv_head)),
-               shape.block_size, shape.block_size, block_scores, columns, false);
-    if (NeedsMask(input, item, block)) MaskScores(input, item, block, columns, block_scores);
+    float* scores = scratch->scores.data() + (b - item.first_block) * input.block_size;
+    ScoreBlock(input, item, block, queries, columns, scores, scratch);
+    if (NeedsMask(input, item, block)) MaskScores(input, item, block, columns, scores);
   }
 }
 
-template <class ValueElement>
-void WeighValues(const AttentionInput& input, const WorkItem& item, const float* weights,
-                 float* out) {
-  const BlockShape& shape = *input.shape;
+// out[rows, value_dim] += weights . the block's values. What int4 offsets add goes to
+// scratch->offsets. Slots that were never written may hold anything, NaN too: they are not read.
+void WeighBlock(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block,
+                const float* weights, std::int64_t columns, float* out, ItemScratch* scratch) {
+  const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
-  const std::int64_t columns = (item.last_block - item.first_block) * shape.block_size;
-  for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
-    const AttentionBlock& block = input.blocks[static_cast<std::size_t>(b)];
-    // Slots that were never written may hold anything, NaN too: they are not read.
-    RowProduct(weights + (b - item.first_block) * shape.block_size, columns, rows, block.tokens,
-               reinterpret_cast<const ValueElement*>(block.data + shape.value_offset(item.kv_head)),
-               input.layer->value_dim, input.layer->value_dim, out, input.layer->value_dim, true);
+  const std::int64_t dim = shape.value_dim;
+  const std::byte* plane = block.data + shape.value_offset(item.kv_head);
+  LeftRows a{weights, weights, columns};
+  const ResultRows c{out, dim, true, nullptr};
+  const auto multiply = [&](const auto* elements) {
+    RowProduct(a, rows, block.tokens, ElementRows{elements, dim, dim}, c);
+  };
+  switch (shape.value_type) {
+    case KvType::kF32:
+      return multiply(reinterpret_cast<const float*>(plane));
+    case KvType::kF16:
+      return multiply(reinterpret_cast<const hwy::float16_t*>(plane));
+    case KvType::kBf16:
+      return multiply(reinterpret_cast<const hwy::bfloat16_t*>(plane));
+    case KvType::kInt8:
+      FoldTokenScales(weights, columns, rows, block.tokens,
+                      ScalesOfInt8(plane, input.block_size, dim), input.block_size,
+                      scratch->folded.data());
+      a = {scratch->folded.data(), scratch->folded.data(), input.block_size};
+      return multiply(reinterpret_cast<const std::int8_t*>(plane));
+    case KvType::kInt4: {
+      float* scales = scratch->scales.data();
+      HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * input.block_size, scales);
+      for (std::int64_t half = 0; half < 2; ++half) {
+        FoldTokenScales(weights, columns, rows, block.tokens, scales + half * input.block_size,
+                        input.block_size, scratch->folded.data() + half * rows * input.block_size);
+        AddTokenOffsets(weights, columns, rows, block.tokens,
+                        scales + (2 + half) * input.block_size,
+                        scratch->offsets.data() + half * rows * kOffsetLanes);
+      }
+      a = {scratch->folded.data(), scratch->folded.data() + rows * input.block_size,
+           input.block_size};
+      RowProduct(a, rows, block.tokens,
+                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), dim}, c);
+      return;
+    }
   }
+}
+
+// Adds each row's sum of offsets to the half of the dimensions that it belongs to.
+void AddOffsetTotals(const float* totals, std::int64_t rows, std::int64_t dim, float* out) {
+  for (std::int64_t half = 0; half < 2; ++half) {
+    for (std::int64_t row = 0; row < rows; ++row, totals += kOffsetLanes) {
+      float total = 0.0F;
+      for (std::int64_t lane = 0; lane < kOffsetLanes; ++lane) total += totals[lane];
+      if (total == 0.0F) continue;
+      float* to = out + row * dim + half * (dim / 2);
+      for (std::int64_t i = 0; i < dim / 2; ++i) to[i] += total;
+    }
+  }
+}
+
+void WeighValues(const AttentionInput& input, const WorkItem& item, float* out,
+                 ItemScratch* scratch) {
+  const std::int64_t rows = item.last_row - item.first_row;
+  const std::int64_t dim = input.layer->value_dim;
+  const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
+  float* offsets = scratch->offsets.data();
+  std::fill(offsets, offsets + 2 * rows * kOffsetLanes, 0.0F);
+  std::memset(out, 0, static_cast<std::size_t>(rows * dim) * sizeof(float));
+  for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
+    WeighBlock(input, item, input.blocks[static_cast<std::size_t>(b)],
+               scratch->scores.data() + (b - item.first_block) * input.block_size, columns, out,
+               scratch);
+  }
+  AddOffsetTotals(offsets, rows, dim, out);
 }
 
 // One work item, from queries to a partial output: see WorkItem and PartialOutput.
 void RunItem(const AttentionInput& input, const WorkItem& item, const PartialOutput& to) {
-  thread_local AlignedBuffer<float> queries;  // [rows, key_dim]
-  thread_local AlignedBuffer<float> scores;   // [rows, columns]
+  thread_local ItemScratch scratch;
   const std::int64_t rows = item.last_row - item.first_row;
-  const std::int64_t columns = (item.last_block - item.first_block) * input.shape->block_size;
-  queries.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
-  scores.Reserve(static_cast<std::size_t>(rows * columns));
+  const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
+  scratch.queries.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
+  scratch.scores.Reserve(static_cast<std::size_t>(rows * columns));
+  scratch.folded.Reserve(
+      static_cast<std::size_t>(rows * std::max(input.layer->key_dim, 2 * input.block_size)));
+  scratch.offsets.Reserve(static_cast<std::size_t>(2 * rows * kOffsetLanes));
+  scratch.scales.Reserve(
+      static_cast<std::size_t>(std::max(2 * input.layer->key_dim, 4 * input.block_size)));
 
-  if (input.shape->key_type == KvType::kF16) {
-    ScoreBlocks<hwy::float16_t>(input, item, queries.data(), scores.data());
-  } else {
-    ScoreBlocks<float>(input, item, queries.data(), scores.data());
-  }
+  ScoreBlocks(input, item, &scratch);
   for (std::int64_t row = 0; row < rows; ++row) {
-    to.states[row] = Exponentiate(scores.data() + row * columns, columns);
+    to.states[row] = Exponentiate(scratch.scores.data() + row * columns, columns);
   }
-  KeepCountedWeights(input, item, scores.data(), to);
-
-  std::memset(to.sums, 0, static_cast<std::size_t>(rows * input.layer->value_dim) * sizeof(float));
-  if (input.shape->value_type == KvType::kF16) {
-    WeighValues<hwy::float16_t>(input, item, scores.data(), to.sums);
-  } else {
-    WeighValues<float>(input, item, scores.data(), to.sums);
-  }
+  KeepCountedWeights(input, item, scratch.scores.data(), to);
+  WeighValues(input, item, to.sums, &scratch);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -222,11 +410,21 @@ SoftmaxState MergeStates(const AttentionLayerSpec& layer, std::int64_t head,
 
 }  // namespace
 
+namespace {
+
+// to += factor * from.
+void AddScaled(float factor, const float* HWY_RESTRICT from, std::int64_t count,
+               float* HWY_RESTRICT to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
+}
+
+}  // namespace
+
 void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& output) {
   const AttentionLayerSpec& layer = *input.layer;
   const std::int64_t group = layer.query_heads / layer.kv_heads;
   const std::int64_t all_columns =
-      static_cast<std::int64_t>(input.blocks.size()) * input.shape->block_size;
+      static_cast<std::int64_t>(input.blocks.size()) * input.block_size;
   const WorkPlan plan = PlanWork(input, ParallelWidth(), &scratch_->items);
   const auto items = static_cast<std::int64_t>(scratch_->items.size());
   const std::int64_t counted_rows = input.counted_queries * group;
@@ -283,19 +481,18 @@ void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& out
 
   if (input.counted_queries == 0) return;
   CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(output.token_mass.size()), all_columns);
-  std::fill(output.token_mass.begin(), output.token_mass.end(), 0.0F);
-  for (std::int64_t row = 0; row < layer.kv_heads * counted_rows; ++row) {
-    const float* weights = counted_weights + row * all_columns;
-    for (std::int64_t split = 0; split < plan.splits; ++split) {
-      const float factor = counted_factors[row * plan.splits + split];
-      const BlockRange range =
-          SplitRange(static_cast<std::int64_t>(input.blocks.size()), plan.splits, split);
-      const std::int64_t end = range.last * input.shape->block_size;
-      for (std::int64_t c = range.first * input.shape->block_size; c < end; ++c) {
-        output.token_mass[static_cast<std::size_t>(c)] += factor * weights[c];
-      }
+  ParallelFor(plan.splits, [&](std::int64_t split) {
+    const BlockRange range =
+        SplitRange(static_cast<std::int64_t>(input.blocks.size()), plan.splits, split);
+    const std::int64_t begin = range.first * input.block_size;
+    const std::int64_t count = (range.last - range.first) * input.block_size;
+    float* mass = output.token_mass.data() + begin;
+    std::fill(mass, mass + count, 0.0F);
+    for (std::int64_t row = 0; row < layer.kv_heads * counted_rows; ++row) {
+      AddScaled(counted_factors[row * plan.splits + split],
+                counted_weights + row * all_columns + begin, count, mass);
     }
-  }
+  });
 }
 
 }  // namespace carousel

@@ -20,18 +20,19 @@ namespace carousel {
 
 // A block as attention sees it.
 struct AttentionBlock {
-  const std::byte* data = nullptr;  // laid out as BlockShape says
-  std::int64_t tokens = 0;          // filled slots, from the first on
-  std::int64_t shift_blocks = 0;    // s / block_size; 0 where nothing rotates
-  Position attention;               // v of the first token
-  Position logical;                 // of the first token
+  const std::byte* data = nullptr;
+  const BlockShape* shape = nullptr;  // how data lies; block sizes and dims are the same for all
+  std::int64_t tokens = 0;            // filled slots, from the first on
+  std::int64_t shift_blocks = 0;      // s / block_size; 0 where nothing rotates
+  Position attention;                 // v of the first token
+  Position logical;                   // of the first token
 };
 
 // One layer's attention for one step of one sequence. The step's own keys and values are in the
 // blocks.
 struct AttentionInput {
   const AttentionLayerSpec* layer = nullptr;
-  const BlockShape* shape = nullptr;
+  std::int64_t block_size = 0;
   const RotationTable* rotation =
       nullptr;                             // extended far enough; may be null when all shifts are 0
   std::span<const AttentionBlock> blocks;  // in stream order; all but the last are full

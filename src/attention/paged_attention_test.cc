@@ -10,11 +10,14 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <random>
 
 #include "attention/reference.h"
+#include "cache/block_codec.h"
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
+#include "cache/plane_layout.h"
 #include "rope/rotate.h"
 
 namespace carousel {
@@ -67,7 +70,7 @@ class RandomSequence {
         case_.counted == 0 ? 0 : blocks.size() * static_cast<std::size_t>(case_.shape.block_size));
     PagedAttention attention;
     attention.Run({.layer = &case_.layer,
-                   .shape = &case_.shape,
+                   .block_size = case_.shape.block_size,
                    .rotation = rotation_.get(),
                    .blocks = blocks,
                    .queries = case_.queries,
@@ -206,6 +209,7 @@ class RandomSequence {
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const auto entry = static_cast<std::int64_t>(i);
       blocks.push_back({.data = pools_.of(0).data(entries[i].block),
+                        .shape = &case_.shape,
                         .tokens = entries[i].tokens,
                         .shift_blocks = tables_.ShiftOf(0, entry) / case_.shape.block_size,
                         .attention = tables_.AttentionPosition(0, entry),
@@ -314,6 +318,144 @@ TEST(PagedAttention, EqualsDenseOnEveryTarget) {
       RandomSequence sequence(c, generator());
       sequence.Grow();
       sequence.Check();
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
+// Blocks of codes, and the same blocks as the floats that the codes stand for.
+class CodedBlocks {
+ public:
+  CodedBlocks(const Case& test_case, std::int64_t count, std::int64_t last_tokens,
+              std::mt19937_64* generator)
+      : coded_shape_(test_case.shape), float_shape_(test_case.shape) {
+    float_shape_.key_type = float_shape_.value_type = KvType::kF32;
+    const std::int64_t block_size = coded_shape_.block_size;
+    for (std::int64_t i = 0; i < count; ++i) {
+      // Where keys need whole blocks, a block that is not full is f32 beside the others.
+      const bool is_last = i + 1 == count;
+      const bool is_open =
+          is_last && last_tokens < block_size && KeysNeedWholeBlocks(coded_shape_.key_type);
+      const BlockShape& shape = is_open ? float_shape_ : coded_shape_;
+      coded_.emplace_back(shape.bytes());
+      floats_.emplace_back(float_shape_.bytes());
+      Fill(shape, generator);
+      AttentionBlock block{.data = coded_.back().data(),
+                           .shape = &shape,
+                           .tokens = is_last ? last_tokens : block_size,
+                           .shift_blocks = test_case.rope.rotates() ? i % 3 : 0,
+                           .attention = Position{i * block_size},
+                           .logical = Position{i * block_size}};
+      coded_blocks_.push_back(block);
+      block.data = floats_.back().data();
+      block.shape = &float_shape_;
+      float_blocks_.push_back(block);
+    }
+  }
+  CodedBlocks(const CodedBlocks&) = delete;
+  CodedBlocks& operator=(const CodedBlocks&) = delete;
+
+  std::span<const AttentionBlock> coded() const { return coded_blocks_; }
+  std::span<const AttentionBlock> floats() const { return float_blocks_; }
+
+ private:
+  void Fill(const BlockShape& shape, std::mt19937_64* generator) {
+    std::normal_distribution<float> normal;
+    std::byte* coded = coded_.back().data();
+    std::byte* plain = floats_.back().data();
+    std::vector<float> keys(static_cast<std::size_t>(shape.block_size * shape.key_dim));
+    std::vector<float> values(static_cast<std::size_t>(shape.block_size * shape.value_dim));
+    for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+      for (float& x : keys) x = normal(*generator);
+      for (float& x : values) x = normal(*generator);
+      std::byte* key_plane = coded + shape.key_offset(head);
+      std::byte* value_plane = coded + shape.value_offset(head);
+      CodecFor(shape.key_type).RewriteKeys(key_plane, shape.block_size, shape.key_dim, keys.data());
+      CodecFor(shape.value_type)
+          .WriteValues(value_plane, shape.block_size, shape.value_dim, 0, shape.block_size,
+                       values.data(), shape.value_dim);
+      CodecFor(shape.key_type)
+          .ReadKeys(key_plane, shape.block_size, shape.key_dim,
+                    reinterpret_cast<float*>(plain + float_shape_.key_offset(head)));
+      CodecFor(shape.value_type)
+          .ReadValues(value_plane, shape.block_size, shape.value_dim,
+                      reinterpret_cast<float*>(plain + float_shape_.value_offset(head)));
+    }
+  }
+
+  BlockShape coded_shape_;
+  BlockShape float_shape_;
+  std::vector<AlignedBuffer<std::byte>> coded_;
+  std::vector<AlignedBuffer<std::byte>> floats_;
+  std::vector<AttentionBlock> coded_blocks_;
+  std::vector<AttentionBlock> float_blocks_;
+};
+
+constexpr KvType kAllTypes[] = {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8,
+                                KvType::kInt4};
+
+// f32 blocks are judged by the dense reference; every other type by f32 blocks of the same numbers.
+TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
+  for (const auto target : hwy::SupportedAndGeneratedTargets()) {
+    if (target > HWY_AVX2) continue;  // below, Highway's emulation of f16 knows no subnormals
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    std::mt19937_64 generator(17);
+    for (int i = 0; i < 300; ++i) {
+      const auto pick = [&](std::initializer_list<std::int64_t> from) {
+        return *(from.begin() + static_cast<std::ptrdiff_t>(generator() % from.size()));
+      };
+      Case c = RandomCase(&generator);
+      c.layer.key_dim = c.shape.key_dim = pick({32, 64, 80, 96, 128, 256});
+      c.layer.value_dim = c.shape.value_dim = pick({32, 64, 72, 80, 128, 256});
+      c.layer.scale = 1.0F / std::sqrt(static_cast<float>(c.layer.key_dim));
+      c.shape.block_size = pick({16, 32, 48});
+      c.shape.key_type = kAllTypes[i % 5];
+      c.shape.value_type = kAllTypes[i / 5 % 5];
+      if (c.rope.rotates()) {
+        c.rope.rotated_dims = c.layer.key_dim;
+        c.rope.frequencies = PlainFrequencies(10000.0, c.layer.key_dim);
+      }
+      std::optional<RotationTable> table;
+      if (c.rope.rotates()) table.emplace(c.rope, c.shape.block_size).Extend(3);
+      const std::int64_t count = pick({1, 2, 5, 20});
+      const std::int64_t last = pick({1, c.shape.block_size / 2, c.shape.block_size});
+      const CodedBlocks blocks(c, count, last, &generator);
+      const std::int64_t context = (count - 1) * c.shape.block_size + last;
+      c.queries = std::min(c.queries, context);
+      c.counted = std::min(c.counted, c.queries);
+      std::normal_distribution<float> normal;
+      std::vector<float> q(
+          static_cast<std::size_t>(c.queries * c.layer.query_heads * c.layer.key_dim));
+      for (float& x : q) x = normal(generator);
+      std::vector<float> outputs[2];
+      std::vector<float> masses[2];
+      for (const bool coded : {false, true}) {
+        std::vector<float>& out = outputs[coded ? 1 : 0];
+        std::vector<float>& mass = masses[coded ? 1 : 0];
+        out.resize(static_cast<std::size_t>(c.queries * c.layer.query_heads * c.layer.value_dim));
+        mass.resize(c.counted == 0 ? 0 : static_cast<std::size_t>(count * c.shape.block_size));
+        PagedAttention attention;
+        attention.Run({.layer = &c.layer,
+                       .block_size = c.shape.block_size,
+                       .rotation = table ? &*table : nullptr,
+                       .blocks = coded ? blocks.coded() : blocks.floats(),
+                       .queries = c.queries,
+                       .first_query_attention = Position{context - c.queries},
+                       .first_query_logical = Position{context - c.queries},
+                       .q = q.data(),
+                       .counted_queries = c.counted},
+                      {.out = out.data(), .token_mass = mass});
+      }
+      for (std::size_t at = 0; at < outputs[0].size(); ++at) {
+        ASSERT_NEAR(outputs[1][at], outputs[0][at], 2e-5F)
+            << "case " << i << ", output " << at << ", key type " << i % 5 << ", value type "
+            << i / 5 % 5;
+      }
+      for (std::size_t at = 0; at < masses[0].size(); ++at) {
+        ASSERT_NEAR(masses[1][at], masses[0][at],
+                    2e-5F * static_cast<float>(c.layer.query_heads * c.counted));
+      }
     }
   }
   hwy::SetSupportedTargetsForTest(0);

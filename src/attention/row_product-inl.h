@@ -20,10 +20,9 @@ namespace carousel {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Rows of A whose sums are held in registers at once: rows * kWideVectors accumulators, plus B and
-// a broadcast, must fit 32 registers on AVX-512 and 16 below.
+// Rows of A whose sums are held in registers at once: rows * 2 accumulators, plus B and a
+// broadcast, must fit 32 registers on AVX-512 and 16 below.
 inline constexpr int kTileRows = HWY_MAX_BYTES >= 64 ? 8 : 6;
-inline constexpr int kWideVectors = 2;
 
 template <class D>
 HWY_INLINE hn::Vec<D> LoadElements(D d, const float* from) {
@@ -33,84 +32,200 @@ template <class D>
 HWY_INLINE hn::Vec<D> LoadElements(D d, const hwy::float16_t* from) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::float16_t, D>(), from));
 }
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const hwy::bfloat16_t* from) {
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::bfloat16_t, D>(), from));
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadElements(D d, const std::int8_t* from) {
+  const hn::Rebind<std::int32_t, D> d32;
+  return hn::ConvertTo(d, hn::PromoteTo(d32, hn::LoadU(hn::Rebind<std::int8_t, D>(), from)));
+}
 
-// C[kRows, kVectors * lanes] (+)= A[kRows, depth] B[depth, kVectors * lanes].
-template <int kRows, int kVectors, class D, class Element>
-HWY_INLINE void MultiplyTile(D d, const float* HWY_RESTRICT a, std::int64_t a_stride,
-                             std::int64_t depth, const Element* HWY_RESTRICT b,
-                             std::int64_t b_stride, float* HWY_RESTRICT c, std::int64_t c_stride,
-                             bool accumulate) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  hn::Vec<D> sums[kRows][kVectors];
+// B, [depth, columns], of elements or int8 codes. A pair of vectors lies side by side.
+template <class Element>
+struct ElementRows {
+  const Element* base;
+  std::int64_t stride;   // in elements
+  std::int64_t columns;  // how far a row goes
+
+  static constexpr bool kIsPacked = false;
+
+  template <class D>
+  HWY_INLINE void LoadPair(D d, std::int64_t k, std::int64_t column, hn::Vec<D>& first,
+                           hn::Vec<D>& second) const {
+    const Element* from = base + k * stride + column;
+    first = LoadElements(d, from);
+    second = LoadElements(d, from + hn::Lanes(d));
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> LoadOne(D d, std::int64_t k, std::int64_t column) const {
+    return LoadElements(d, base + k * stride + column);
+  }
+  // Where the second vector of a pair stands in a row of C.
+  template <class D>
+  HWY_INLINE std::int64_t SecondColumn(D d) const {
+    return static_cast<std::int64_t>(hn::Lanes(d));
+  }
+};
+
+// B of int4 codes, two in a byte: the nibbles below are a row's first half, those above its second.
+struct NibbleRows {
+  const std::uint8_t* base;
+  std::int64_t columns;  // of B; a row has half as many bytes
+
+  static constexpr bool kIsPacked = true;
+
+  template <class D>
+  HWY_INLINE void LoadPair(D d, std::int64_t k, std::int64_t column, hn::Vec<D>& first,
+                           hn::Vec<D>& second) const {
+    const hn::Rebind<std::int32_t, D> d32;
+    const auto bytes = hn::PromoteTo(
+        d32, hn::LoadU(hn::Rebind<std::uint8_t, D>(), base + k * (columns / 2) + column));
+    first = hn::ConvertTo(d, hn::And(bytes, hn::Set(d32, 15)));
+    second = hn::ConvertTo(d, hn::ShiftRight<4>(bytes));
+  }
+  template <class D>
+  HWY_INLINE std::int64_t SecondColumn(D /*d*/) const {
+    return columns / 2;
+  }
+};
+
+// A, [rows, depth]. `second` is what the second vector of a pair is multiplied by: the same
+// numbers, or others where the two halves of a row of B have scales of their own.
+struct LeftRows {
+  const float* first;
+  const float* second;
+  std::int64_t stride;
+};
+
+// C, [rows, columns].
+struct ResultRows {
+  float* base;
+  std::int64_t stride;
+  bool accumulate;            // += instead of =
+  const float* column_scale;  // [columns]: multiplies the sums before they are stored; or null
+};
+
+// Both vectors of a pair for kRows rows.
+template <int kRows, class D, class Rows>
+HWY_INLINE void MultiplyPairs(D d, const LeftRows& a, std::int64_t depth, const Rows& b,
+                              std::int64_t column, const ResultRows& c) {
+  const std::int64_t second = b.SecondColumn(d);
+  hn::Vec<D> first_sums[kRows];
+  hn::Vec<D> second_sums[kRows];
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      sums[row][v] = accumulate ? hn::LoadU(d, c + row * c_stride + v * lanes) : hn::Zero(d);
-    }
+    first_sums[row] = hn::Zero(d);
+    second_sums[row] = hn::Zero(d);
   }
+  const float* HWY_RESTRICT first_factors = a.first;
+  const float* HWY_RESTRICT second_factors = a.second;
   for (std::int64_t k = 0; k < depth; ++k) {
-    hn::Vec<D> columns[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) columns[v] = LoadElements(d, b + k * b_stride + v * lanes);
+    hn::Vec<D> first_column;
+    hn::Vec<D> second_column;
+    b.LoadPair(d, k, column, first_column, second_column);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const auto factor = hn::Set(d, a[row * a_stride + k]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v)
-        sums[row][v] = hn::MulAdd(factor, columns[v], sums[row][v]);
+      const auto factor = hn::Set(d, first_factors[row * a.stride + k]);
+      first_sums[row] = hn::MulAdd(factor, first_column, first_sums[row]);
+      if constexpr (Rows::kIsPacked) {
+        const auto second_factor = hn::Set(d, second_factors[row * a.stride + k]);
+        second_sums[row] = hn::MulAdd(second_factor, second_column, second_sums[row]);
+      } else {
+        second_sums[row] = hn::MulAdd(factor, second_column, second_sums[row]);
+      }
     }
   }
+  float* HWY_RESTRICT to = c.base + column;
 #pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[row][v], d, c + row * c_stride + v * lanes);
+  for (int row = 0; row < kRows; ++row, to += c.stride) {
+    if (c.column_scale != nullptr) {
+      first_sums[row] = hn::Mul(first_sums[row], hn::LoadU(d, c.column_scale + column));
+      second_sums[row] = hn::Mul(second_sums[row], hn::LoadU(d, c.column_scale + column + second));
+    }
+    if (c.accumulate) {
+      first_sums[row] = hn::Add(first_sums[row], hn::LoadU(d, to));
+      second_sums[row] = hn::Add(second_sums[row], hn::LoadU(d, to + second));
+    }
+    hn::StoreU(first_sums[row], d, to);
+    hn::StoreU(second_sums[row], d, to + second);
   }
 }
 
-// Chooses the number of rows at run time: 1 <= rows <= kRows.
-template <int kRows, int kVectors, class D, class Element>
-HWY_INLINE void MultiplyRows(D d, std::int64_t rows, const float* a, std::int64_t a_stride,
-                             std::int64_t depth, const Element* b, std::int64_t b_stride, float* c,
-                             std::int64_t c_stride, bool accumulate) {
-  if (rows == kRows) {
-    MultiplyTile<kRows, kVectors>(d, a, a_stride, depth, b, b_stride, c, c_stride, accumulate);
-  } else if constexpr (kRows > 1) {
-    MultiplyRows<kRows - 1, kVectors>(d, rows, a, a_stride, depth, b, b_stride, c, c_stride,
-                                      accumulate);
+// One vector of kRows rows, where no pair is left.
+template <int kRows, class D, class Rows>
+HWY_INLINE void MultiplySingles(D d, const LeftRows& a, std::int64_t depth, const Rows& b,
+                                std::int64_t column, const ResultRows& c) {
+  hn::Vec<D> sums[kRows];
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) sums[row] = hn::Zero(d);
+  for (std::int64_t k = 0; k < depth; ++k) {
+    const auto b_column = b.LoadOne(d, k, column);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      sums[row] = hn::MulAdd(hn::Set(d, a.first[row * a.stride + k]), b_column, sums[row]);
+    }
+  }
+  float* to = c.base + column;
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row, to += c.stride) {
+    if (c.column_scale != nullptr)
+      sums[row] = hn::Mul(sums[row], hn::LoadU(d, c.column_scale + column));
+    if (c.accumulate) sums[row] = hn::Add(sums[row], hn::LoadU(d, to));
+    hn::StoreU(sums[row], d, to);
   }
 }
 
-// C[rows, columns] = A[rows, depth] B[depth, columns], or += when accumulate. Any sizes; strides in
-// elements.
-template <class Element>
-HWY_NOINLINE void RowProduct(const float* a, std::int64_t a_stride, std::int64_t rows,
-                             std::int64_t depth, const Element* b, std::int64_t b_stride,
-                             std::int64_t columns, float* c, std::int64_t c_stride,
-                             bool accumulate) {
+// All columns for kRows rows.
+template <int kRows, class Rows>
+HWY_INLINE void MultiplyRows(const LeftRows& a, std::int64_t depth, const Rows& b,
+                             const ResultRows& c) {
   const hn::ScalableTag<float> full;
   const hn::CappedTag<float, 8> eight;
   const hn::CappedTag<float, 1> one;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
   const auto eight_lanes = static_cast<std::int64_t>(hn::Lanes(eight));
-  for (std::int64_t row = 0; row < rows; row += kTileRows) {
-    const std::int64_t count = std::min<std::int64_t>(kTileRows, rows - row);
-    const float* a_rows = a + row * a_stride;
-    float* c_rows = c + row * c_stride;
-    std::int64_t column = 0;
-    for (; column + kWideVectors * lanes <= columns; column += kWideVectors * lanes) {
-      MultiplyRows<kTileRows, kWideVectors>(full, count, a_rows, a_stride, depth, b + column,
-                                            b_stride, c_rows + column, c_stride, accumulate);
-    }
-    for (; column + eight_lanes <= columns; column += eight_lanes) {
-      MultiplyRows<kTileRows, 1>(eight, count, a_rows, a_stride, depth, b + column, b_stride,
-                                 c_rows + column, c_stride, accumulate);
-    }
-    for (; column < columns; ++column) {
-      MultiplyRows<kTileRows, 1>(one, count, a_rows, a_stride, depth, b + column, b_stride,
-                                 c_rows + column, c_stride, accumulate);
-    }
+  std::int64_t column = 0;
+  if constexpr (Rows::kIsPacked) {
+    const std::int64_t half = b.columns / 2;
+    for (; column + lanes <= half; column += lanes)
+      MultiplyPairs<kRows>(full, a, depth, b, column, c);
+    for (; column + eight_lanes <= half; column += eight_lanes)
+      MultiplyPairs<kRows>(eight, a, depth, b, column, c);
+    for (; column < half; ++column) MultiplyPairs<kRows>(one, a, depth, b, column, c);
+  } else {
+    for (; column + 2 * lanes <= b.columns; column += 2 * lanes)
+      MultiplyPairs<kRows>(full, a, depth, b, column, c);
+    for (; column + eight_lanes <= b.columns; column += eight_lanes)
+      MultiplySingles<kRows>(eight, a, depth, b, column, c);
+    for (; column < b.columns; ++column) MultiplySingles<kRows>(one, a, depth, b, column, c);
   }
+}
+
+// The last rows, fewer than kTileRows.
+template <int kRows, class Rows>
+HWY_INLINE void MultiplyRest(std::int64_t rows, const LeftRows& a, std::int64_t depth,
+                             const Rows& b, const ResultRows& c) {
+  if (rows == kRows) {
+    MultiplyRows<kRows>(a, depth, b, c);
+  } else if constexpr (kRows > 1) {
+    MultiplyRest<kRows - 1>(rows, a, depth, b, c);
+  }
+}
+
+// C[rows, columns] (+)= A[rows, depth] B[depth, columns]. Any sizes; columns are even where B is
+// packed.
+template <class Rows>
+HWY_NOINLINE void RowProduct(LeftRows a, std::int64_t rows, std::int64_t depth, const Rows& b,
+                             ResultRows c) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    MultiplyRows<kTileRows>(a, depth, b, c);
+    a.first += kTileRows * a.stride;
+    a.second += kTileRows * a.stride;
+    c.base += kTileRows * c.stride;
+  }
+  if (rows > 0) MultiplyRest<kTileRows - 1>(rows, a, depth, b, c);
 }
 
 }  // namespace HWY_NAMESPACE

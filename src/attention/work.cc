@@ -37,14 +37,14 @@ bool NeedsMask(const AttentionInput& input, const WorkItem& item, const Attentio
   const Position first = input.first_query_logical + item.first_row / group;
   const Position last = input.first_query_logical + (item.last_row - 1) / group;
   // The first query sees least of the future, the last one least of the past.
-  return SlotsVisibleTo(layer, block, first).end < input.shape->block_size ||
+  return SlotsVisibleTo(layer, block, first).end < input.block_size ||
          SlotsVisibleTo(layer, block, last).begin > 0;
 }
 
 WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<WorkItem>* items) {
   const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
   const auto blocks = static_cast<std::int64_t>(input.blocks.size());
-  const std::int64_t columns = blocks * input.shape->block_size;
+  const std::int64_t columns = blocks * input.block_size;
   const std::int64_t rows = input.queries * group;
   WorkPlan plan;
   const std::int64_t fitting =
@@ -90,7 +90,7 @@ void KeepCountedWeights(const AttentionInput& input, const WorkItem& item, const
                         const PartialOutput& to) {
   const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
   const std::int64_t first_counted = (input.queries - input.counted_queries) * group;
-  const std::int64_t block_size = input.shape->block_size;
+  const std::int64_t block_size = input.block_size;
   const std::int64_t columns = (item.last_block - item.first_block) * block_size;
   for (std::int64_t row = std::max(item.first_row, first_counted); row < item.last_row; ++row) {
     float* kept = to.counted_weights + (row - first_counted) * to.columns;

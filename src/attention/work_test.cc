@@ -49,7 +49,7 @@ TEST(PlanWork, EveryRowSeesEveryVisibleBlockOnce) {
         blocks.push_back({.tokens = 16, .attention = {}, .logical = Position{i * 16}});
       }
       const AttentionInput input{.layer = &layer,
-                                 .shape = &shape,
+                                 .block_size = shape.block_size,
                                  .blocks = blocks,
                                  .queries = queries,
                                  .first_query_attention = {},

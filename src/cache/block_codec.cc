@@ -3,22 +3,21 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "base/check.h"
+#include "cache/plane_layout.h"
 
 namespace carousel {
 namespace {
 
 // Elements of a plain type; `Convert` turns a run of floats into them.
-template <typename Element, void (*Convert)(const float*, Element*, std::int64_t),
-          void (*ConvertBack)(const Element*, float*, std::int64_t)>
+template <typename Element, void (*Convert)(const float*, Element*, std::int64_t) noexcept,
+          void (*ConvertBack)(const Element*, float*, std::int64_t) noexcept>
 class PlainCodec final : public BlockCodec {
  public:
-  std::size_t PlaneBytes(std::int64_t block_size, std::int64_t dim) const noexcept override {
-    return static_cast<std::size_t>(block_size * dim) * sizeof(Element);
-  }
-
   void WriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
                  std::int64_t first_slot, std::int64_t tokens, const float* from,
                  std::int64_t stride) const noexcept override {
@@ -47,37 +46,279 @@ class PlainCodec final : public BlockCodec {
     }
   }
 
-  void ReadPlane(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
-                 float* to) const noexcept override {
+  void ReadKeys(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                float* to) const noexcept override {
+    ConvertBack(reinterpret_cast<const Element*>(plane), to, block_size * dim);
+  }
+  void ReadValues(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                  float* to) const noexcept override {
     ConvertBack(reinterpret_cast<const Element*>(plane), to, block_size * dim);
   }
 
-  void WritePlane(std::byte* plane, std::int64_t block_size, std::int64_t dim,
-                  const float* from) const noexcept override {
+  void RewriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                   const float* from) const noexcept override {
     Convert(from, reinterpret_cast<Element*>(plane), block_size * dim);
   }
 };
 
-void CopyFloats(const float* from, float* to, std::int64_t count) {
+void CopyFloats(const float* from, float* to, std::int64_t count) noexcept {
   std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
 }
-void ToHalf(const float* from, std::uint16_t* to, std::int64_t count) {
-  FloatToHalf(from, to, count);
+
+// The nearest whole number within [low, high]; NaN gives low.
+std::int32_t Nearest(float x, float low, float high) {
+  if (!(x > low)) return static_cast<std::int32_t>(low);
+  return static_cast<std::int32_t>(std::nearbyint(std::min(x, high)));
 }
-void FromHalf(const std::uint16_t* from, float* to, std::int64_t count) {
-  HalfToFloat(from, to, count);
+
+constexpr float kInt8Largest = 127.0F;
+
+float InverseOf(float scale) { return scale > 0.0F ? 1.0F / scale : 0.0F; }
+
+// One scale per token, symmetric about zero.
+class Int8Codec final : public BlockCodec {
+ public:
+  void WriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                 std::int64_t first_slot, std::int64_t tokens, const float* from,
+                 std::int64_t stride) const noexcept override {
+    auto* codes = reinterpret_cast<std::int8_t*>(plane);
+    float* scales = ScalesOfInt8(plane, block_size, dim);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const float* key = from + token * stride;
+      const std::int64_t slot = first_slot + token;
+      scales[slot] = ScaleOf(key, dim);
+      const float inverse = InverseOf(scales[slot]);
+      for (std::int64_t d = 0; d < dim; ++d) codes[d * block_size + slot] = Code(key[d] * inverse);
+    }
+  }
+
+  void WriteValues(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                   std::int64_t first_slot, std::int64_t tokens, const float* from,
+                   std::int64_t stride) const noexcept override {
+    auto* codes = reinterpret_cast<std::int8_t*>(plane);
+    float* scales = ScalesOfInt8(plane, block_size, dim);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const float* value = from + token * stride;
+      const std::int64_t slot = first_slot + token;
+      scales[slot] = ScaleOf(value, dim);
+      const float inverse = InverseOf(scales[slot]);
+      for (std::int64_t d = 0; d < dim; ++d) codes[slot * dim + d] = Code(value[d] * inverse);
+    }
+  }
+
+  void ReadKeys(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                float* to) const noexcept override {
+    const auto* codes = reinterpret_cast<const std::int8_t*>(plane);
+    const float* scales = ScalesOfInt8(plane, block_size, dim);
+    for (std::int64_t i = 0; i < block_size * dim; ++i) {
+      to[i] = scales[i % block_size] * static_cast<float>(codes[i]);
+    }
+  }
+  void ReadValues(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                  float* to) const noexcept override {
+    const auto* codes = reinterpret_cast<const std::int8_t*>(plane);
+    const float* scales = ScalesOfInt8(plane, block_size, dim);
+    for (std::int64_t i = 0; i < block_size * dim; ++i) {
+      to[i] = scales[i / dim] * static_cast<float>(codes[i]);
+    }
+  }
+
+  void RewriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                   const float* from) const noexcept override {
+    auto* codes = reinterpret_cast<std::int8_t*>(plane);
+    float* scales = ScalesOfInt8(plane, block_size, dim);
+    for (std::int64_t token = 0; token < block_size; ++token) {
+      float largest = 0.0F;
+      for (std::int64_t d = 0; d < dim; ++d)
+        largest = std::max(largest, std::abs(from[d * block_size + token]));
+      scales[token] = largest / kInt8Largest;
+      const float inverse = InverseOf(scales[token]);
+      for (std::int64_t d = 0; d < dim; ++d)
+        codes[d * block_size + token] = Code(from[d * block_size + token] * inverse);
+    }
+  }
+
+ private:
+  static std::int8_t Code(float x) {
+    return static_cast<std::int8_t>(Nearest(x, -kInt8Largest, kInt8Largest));
+  }
+  static float ScaleOf(const float* row, std::int64_t dim) {
+    float largest = 0.0F;
+    for (std::int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::abs(row[d]));
+    return largest / kInt8Largest;
+  }
+};
+
+constexpr float kInt4Largest = 15.0F;
+constexpr float kHalfLargest = 65504.0F;
+
+// The f16 scale and offset of a group, and its codes: x = scale * code + offset.
+struct Int4Group {
+  std::uint16_t scale_bits = 0;
+  std::uint16_t offset_bits = 0;
+  float inverse = 0.0F;
+  float offset = 0.0F;
+
+  Int4Group(const float* from, std::int64_t count) {
+    float smallest = from[0];
+    float largest = from[0];
+    for (std::int64_t i = 1; i < count; ++i) {
+      smallest = std::min(smallest, from[i]);
+      largest = std::max(largest, from[i]);
+    }
+    // Codes are made with the numbers as they are kept, rounded to f16.
+    offset = std::clamp(smallest, -kHalfLargest, kHalfLargest);
+    FloatToHalf(&offset, &offset_bits, 1);
+    HalfToFloat(&offset_bits, &offset, 1);
+    float scale = std::min((largest - offset) / kInt4Largest, kHalfLargest);
+    FloatToHalf(&scale, &scale_bits, 1);
+    HalfToFloat(&scale_bits, &scale, 1);
+    inverse = InverseOf(scale);
+  }
+
+  std::uint8_t Code(float x) const {
+    return static_cast<std::uint8_t>(Nearest((x - offset) * inverse, 0.0F, kInt4Largest));
+  }
+};
+
+// Codes of a row of `count` numbers, in one group (`high` is `low`) or one for each half.
+void PackRow(const float* from, std::int64_t count, const Int4Group& low, const Int4Group& high,
+             std::uint8_t* to) {
+  const std::int64_t half = count / 2;
+  for (std::int64_t i = 0; i < half; ++i) {
+    to[i] = static_cast<std::uint8_t>(low.Code(from[i]) | high.Code(from[half + i]) << 4);
+  }
 }
+
+void UnpackHalf(const std::uint8_t* from, std::int64_t half, int shift, std::uint16_t scale_bits,
+                std::uint16_t offset_bits, float* to) {
+  float scale = 0.0F;
+  float offset = 0.0F;
+  HalfToFloat(&scale_bits, &scale, 1);
+  HalfToFloat(&offset_bits, &offset, 1);
+  for (std::int64_t i = 0; i < half; ++i) {
+    to[i] = scale * static_cast<float>(from[i] >> shift & 15) + offset;
+  }
+}
+
+// Keys: a scale and an offset per channel. Values: per half of a token.
+class Int4Codec final : public BlockCodec {
+ public:
+  void WriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                 std::int64_t first_slot, std::int64_t tokens, const float* from,
+                 std::int64_t stride) const noexcept override {
+    CAROUSEL_CHECK_EQ(first_slot, 0);
+    CAROUSEL_CHECK_EQ(tokens, block_size);
+    std::array<float, kLargestBlock> channel;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      for (std::int64_t t = 0; t < tokens; ++t)
+        channel[static_cast<std::size_t>(t)] = from[t * stride + d];
+      WriteChannel(plane, block_size, dim, d, channel.data());
+    }
+  }
+
+  void WriteValues(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                   std::int64_t first_slot, std::int64_t tokens, const float* from,
+                   std::int64_t stride) const noexcept override {
+    auto* codes = reinterpret_cast<std::uint8_t*>(plane);
+    std::uint16_t* scales = ScalesOfInt4(plane, block_size, dim);
+    std::uint16_t* offsets = scales + 2 * block_size;
+    const std::int64_t half = dim / 2;
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const float* value = from + token * stride;
+      const std::int64_t slot = first_slot + token;
+      const Int4Group low(value, half);
+      const Int4Group high(value + half, half);
+      PackRow(value, dim, low, high, codes + slot * half);
+      scales[slot] = low.scale_bits;
+      scales[block_size + slot] = high.scale_bits;
+      offsets[slot] = low.offset_bits;
+      offsets[block_size + slot] = high.offset_bits;
+    }
+  }
+
+  void ReadKeys(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                float* to) const noexcept override {
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
+    const std::uint16_t* scales = ScalesOfInt4(plane, block_size, dim);
+    const std::uint16_t* offsets = scales + dim;
+    const std::int64_t half = block_size / 2;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      for (int high = 0; high < 2; ++high) {
+        UnpackHalf(codes + d * half, half, 4 * high, scales[d], offsets[d],
+                   to + d * block_size + high * half);
+      }
+    }
+  }
+  void ReadValues(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                  float* to) const noexcept override {
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
+    const std::uint16_t* scales = ScalesOfInt4(plane, block_size, dim);
+    const std::uint16_t* offsets = scales + 2 * block_size;
+    const std::int64_t half = dim / 2;
+    for (std::int64_t slot = 0; slot < block_size; ++slot) {
+      for (int high = 0; high < 2; ++high) {
+        UnpackHalf(codes + slot * half, half, 4 * high, scales[high * block_size + slot],
+                   offsets[high * block_size + slot], to + slot * dim + high * half);
+      }
+    }
+  }
+
+  void RewriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                   const float* from) const noexcept override {
+    for (std::int64_t d = 0; d < dim; ++d) {
+      WriteChannel(plane, block_size, dim, d, from + d * block_size);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kLargestBlock = 256;
+
+  static void WriteChannel(std::byte* plane, std::int64_t block_size, std::int64_t dim,
+                           std::int64_t d, const float* channel) {
+    std::uint16_t* scales = ScalesOfInt4(plane, block_size, dim);
+    const Int4Group group(channel, block_size);
+    PackRow(channel, block_size, group, group,
+            reinterpret_cast<std::uint8_t*>(plane) + d * (block_size / 2));
+    scales[d] = group.scale_bits;
+    scales[dim + d] = group.offset_bits;
+  }
+};
 
 }  // namespace
 
+void FloatToBfloat16(const float* from, std::uint16_t* to, std::int64_t count) noexcept {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(from[i]);
+    const std::uint32_t rounded = bits + 0x7fffU + (bits >> 16 & 1U);
+    const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
+    to[i] = static_cast<std::uint16_t>(is_nan ? bits >> 16 | 0x40U : rounded >> 16);
+  }
+}
+
+void Bfloat16ToFloat(const std::uint16_t* from, float* to, std::int64_t count) noexcept {
+  for (std::int64_t i = 0; i < count; ++i) {
+    to[i] = std::bit_cast<float>(static_cast<std::uint32_t>(from[i]) << 16);
+  }
+}
+
 const BlockCodec& CodecFor(KvType type) {
   static const PlainCodec<float, CopyFloats, CopyFloats> f32;
-  static const PlainCodec<std::uint16_t, ToHalf, FromHalf> f16;
+  static const PlainCodec<std::uint16_t, FloatToHalf, HalfToFloat> f16;
+  static const PlainCodec<std::uint16_t, FloatToBfloat16, Bfloat16ToFloat> bf16;
+  static const Int8Codec int8;
+  static const Int4Codec int4;
   switch (type) {
     case KvType::kF32:
       return f32;
     case KvType::kF16:
       return f16;
+    case KvType::kBf16:
+      return bf16;
+    case KvType::kInt8:
+      return int8;
+    case KvType::kInt4:
+      return int4;
   }
   CAROUSEL_CHECK(false);
 }

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "base/aligned_buffer.h"
-#include "cache/block_codec.h"
+#include "cache/plane_layout.h"
 #include "carousel/config.h"
 
 namespace carousel {
@@ -21,10 +21,10 @@ struct BlockShape {
   KvType value_type = KvType::kF32;
 
   std::size_t key_plane_bytes() const {
-    return RoundUpToAlignment(CodecFor(key_type).PlaneBytes(block_size, key_dim));
+    return RoundUpToAlignment(KeyPlaneBytes(key_type, block_size, key_dim));
   }
   std::size_t value_plane_bytes() const {
-    return RoundUpToAlignment(CodecFor(value_type).PlaneBytes(block_size, value_dim));
+    return RoundUpToAlignment(ValuePlaneBytes(value_type, block_size, value_dim));
   }
   std::size_t key_offset(std::int64_t head) const {
     return static_cast<std::size_t>(head) * key_plane_bytes();

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "cache/plane_layout.h"
 #include "carousel/error.h"
 
 namespace carousel {
@@ -78,8 +79,11 @@ constexpr std::array<NameTable<PositionPolicy>, 3> kPositions = {
      {PositionPolicy::kCompact, "compact"}}};
 constexpr std::array<NameTable<PromptEviction>, 2> kPromptEvictions = {
     {{PromptEviction::kCapped, "capped"}, {PromptEviction::kAtEnd, "at_end"}}};
-constexpr std::array<NameTable<KvType>, 2> kKvTypes = {
-    {{KvType::kF32, "f32"}, {KvType::kF16, "f16"}}};
+constexpr std::array<NameTable<KvType>, 5> kKvTypes = {{{KvType::kF32, "f32"},
+                                                        {KvType::kF16, "f16"},
+                                                        {KvType::kBf16, "bf16"},
+                                                        {KvType::kInt8, "int8"},
+                                                        {KvType::kInt4, "int4"}}};
 
 template <typename Table, typename Enum>
 std::string_view NameIn(const Table& table, Enum value) {
@@ -107,6 +111,14 @@ void Validate(const EngineConfig& config) {
     const std::int64_t below = cache.block_size / 8 * 8;
     Refuse("block_size", fmt::format("{} is not a multiple of 8; use {} or {}", cache.block_size,
                                      below, below + 8));
+  }
+  const std::int64_t multiple = KeyTokensMultiple(cache.key_type);
+  if (cache.block_size % multiple != 0) {
+    const std::int64_t below = cache.block_size / multiple * multiple;
+    Refuse("block_size",
+           fmt::format("{} does not go with {} keys, which are packed {} tokens at a time; use {}, "
+                       "or other keys",
+                       cache.block_size, Name(cache.key_type), multiple, below + multiple));
   }
   CheckRange("limit_bytes", cache.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
   CheckRange("limit_tokens", cache.limit_tokens, 0, kLargestSize);

@@ -248,7 +248,7 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.resident_tokens = cache_.resident_tokens();
   metrics.evicted_tokens = cache_.evicted_tokens();
   metrics.cache_bytes = cache_.pools().bytes_in_use();
-  metrics.reserved_bytes = cache_.pools().bytes_reserved();
+  metrics.reserved_bytes = cache_.pools().bytes_reserved() + cache_.open_bytes();
   metrics.cache_bytes_per_token = cache_.pools().bytes_per_token();
   metrics.rotation = settings_.rules.rotation;
   metrics.positions = cache_.tables().mode();

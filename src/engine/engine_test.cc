@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <span>
+#include <string>
 #include <thread>
 
 #include "carousel/error.h"
@@ -129,6 +131,57 @@ TEST(Engine, QueryAndKeyRotationAgree) {
   const auto keys = ScoreAll(Make(config).get(), Tokens(900));
   ASSERT_EQ(query.size(), keys.size());
   for (std::size_t i = 0; i < query.size(); ++i) EXPECT_NEAR(query[i], keys[i], 2e-3) << i;
+}
+
+// Every type of cache beside the same cache in floats, read in pieces that fill whole blocks and in
+// pieces that leave blocks open. Until the first eviction only the types differ; later, scores that
+// nearly tie may choose other blocks.
+TEST(Engine, CompressedCachesStayCloseToFloats) {
+  const auto tokens = Tokens(300);
+  EngineConfig config = SmallConfig();
+  config.cache.block_size = 16;
+  config.eviction = EvictionConfig{.start_size = 16,
+                                   .recent_size = 32,
+                                   .max_cache_size = 96,
+                                   .positions = PositionPolicy::kCompact};
+  const auto score_pieces = [&](std::size_t piece) {
+    const auto engine = Make(config);
+    std::vector<double> scores;
+    for (std::size_t begin = 0; begin < tokens.size(); begin += piece) {
+      const auto part = std::span(tokens).subspan(begin, std::min(piece, tokens.size() - begin));
+      const auto more = ScoreAll(engine.get(), {part.begin(), part.end()});
+      scores.insert(scores.end(), more.begin(), more.end());
+    }
+    EXPECT_GT(engine->metrics().evicted_tokens, 150);
+    return scores;
+  };
+  const auto mean_difference = [](std::span<const double> a, std::span<const double> b) {
+    double sum = 0.0;
+    for (std::size_t i = 0; i < a.size(); ++i) sum += std::abs(a[i] - b[i]);
+    return sum / static_cast<double>(a.size());
+  };
+  for (const Rotation rotation : {Rotation::kQuery, Rotation::kKeys}) {
+    for (const std::size_t piece : {16U, 23U}) {
+      config.eviction->rotation = rotation;
+      config.cache.key_type = config.cache.value_type = KvType::kF32;
+      const auto exact = score_pieces(piece);
+      constexpr std::size_t kBeforeEviction = 85;
+      for (const KvType type : {KvType::kF16, KvType::kBf16, KvType::kInt8, KvType::kInt4}) {
+        SCOPED_TRACE(std::string(Name(type)) + " " + std::string(Name(rotation)) + " pieces of " +
+                     std::to_string(piece));
+        config.cache.key_type = config.cache.value_type = type;
+        const auto scores = score_pieces(piece);
+        ASSERT_EQ(scores.size(), exact.size());
+        const auto before = mean_difference(std::span(scores).first(kBeforeEviction),
+                                            std::span(exact).first(kBeforeEviction));
+        const auto after = mean_difference(std::span(scores).subspan(kBeforeEviction),
+                                           std::span(exact).subspan(kBeforeEviction));
+        EXPECT_LT(before, type == KvType::kInt4 ? 0.2 : 0.02);
+        EXPECT_GT(before, 0.0);
+        EXPECT_LT(after, type == KvType::kInt4 ? 0.25 : 0.03);
+      }
+    }
+  }
 }
 
 TEST(Engine, AtEndKeepsThePromptWholeAndThenEvictsOnce) {

@@ -6,6 +6,8 @@
 
 #include "base/check.h"
 #include "base/parallel.h"
+#include "cache/block_codec.h"
+#include "cache/plane_layout.h"
 #include "eviction/plan.h"
 #include "rope/rotate.h"
 
@@ -35,7 +37,23 @@ SequenceCache::SequenceCache(const EngineSettings& settings,
     }
     rotation_of_group_.push_back(index);
   }
+  if (KeysNeedWholeBlocks(settings_.config.cache.key_type)) {
+    for (const BlockShape& shape : settings_.shapes) {
+      BlockShape open = shape;
+      open.key_type = open.value_type = KvType::kF32;
+      open_shapes_.push_back(open);
+      open_blocks_.emplace_back(open.bytes());
+    }
+  }
   plan_.groups.resize(layers.size());
+}
+
+BlockPlace SequenceCache::Place(std::int64_t group, const TableEntry& entry) {
+  const auto index = static_cast<std::size_t>(group);
+  if (!open_blocks_.empty() && entry.tokens < tables_.block_size()) {
+    return {.data = open_blocks_[index].data(), .shape = &open_shapes_[index]};
+  }
+  return {.data = pools_.of(group).data(entry.block), .shape = &settings_.shapes[index]};
 }
 
 RotationTable* SequenceCache::RotationOf(std::int64_t group) {
@@ -94,24 +112,24 @@ std::int64_t SequenceCache::RotateKeys() {
     const RotationTable* rotation = RotationOf(group);
     if (rotation == nullptr) return;
     const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
-    const BlockCodec& codec = CodecFor(shape.key_type);
     const auto entries = tables_.table(group).entries();
     const std::int64_t plane = shape.key_dim * block_size;
     AlignedBuffer<float> keys(static_cast<std::size_t>(shape.kv_heads * plane));
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const std::int64_t delta = -tables_.ShiftOf(group, static_cast<std::int64_t>(i)) / block_size;
       if (delta == 0) continue;
-      std::byte* data = pools_.of(group).data(entries[i].block);
+      const BlockPlace place = Place(group, entries[i]);
+      const BlockCodec& codec = CodecFor(place.shape->key_type);
       for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
-        codec.ReadPlane(data + shape.key_offset(head), block_size, shape.key_dim,
-                        keys.data() + head * plane);
+        codec.ReadKeys(place.data + place.shape->key_offset(head), block_size, shape.key_dim,
+                       keys.data() + head * plane);
       }
       float* const blocks[] = {keys.data()};
       RotateKeyBlocks(*rotation, KeyLayout::kDimensionMajor, shape.kv_heads, shape.key_dim, blocks,
                       {.multiples = {&delta, 1}, .columns = 1});
       for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
-        codec.WritePlane(data + shape.key_offset(head), block_size, shape.key_dim,
-                         keys.data() + head * plane);
+        codec.RewriteKeys(place.data + place.shape->key_offset(head), block_size, shape.key_dim,
+                          keys.data() + head * plane);
       }
       rewritten[static_cast<std::size_t>(group)] += entries[i].tokens;
     }
@@ -146,8 +164,10 @@ void SequenceCache::PlanGroup(std::int64_t group) {
   plan.blocks.clear();
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const auto entry = static_cast<std::int64_t>(i);
+    const BlockPlace place = Place(group, entries[i]);
     plan.blocks.push_back(
-        {.data = pools_.of(group).data(entries[i].block),
+        {.data = place.data,
+         .shape = place.shape,
          .tokens = entries[i].tokens,
          .shift_blocks = rotates ? tables_.ShiftOf(group, entry) / tables_.block_size() : 0,
          .attention = tables_.AttentionPosition(group, entry),
@@ -176,34 +196,64 @@ const StepPlan& SequenceCache::Plan(const StepRequest& request) {
   return plan_;
 }
 
+// The step's part of one entry.
+void SequenceCache::WriteEntry(std::int64_t group, const TableEntry& entry, const float* k,
+                               const float* v) {
+  const std::int64_t first_logical = plan_.first_query_logical.value;
+  const std::int64_t slot = std::max<std::int64_t>(0, first_logical - entry.logical.value);
+  const std::int64_t tokens = entry.tokens - slot;
+  const std::int64_t row = entry.logical.value + slot - first_logical;
+  BlockPlace place = Place(group, entry);
+  // The rest of a block that was begun before joins what is there, and then the whole is coded.
+  const bool seal = !open_blocks_.empty() && slot > 0 && entry.tokens == tables_.block_size();
+  if (seal) {
+    const auto index = static_cast<std::size_t>(group);
+    place = {.data = open_blocks_[index].data(), .shape = &open_shapes_[index]};
+  }
+  const BlockShape& shape = *place.shape;
+  const std::int64_t key_stride = shape.kv_heads * shape.key_dim;
+  const std::int64_t value_stride = shape.kv_heads * shape.value_dim;
+  for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+    CodecFor(shape.key_type)
+        .WriteKeys(place.data + shape.key_offset(head), shape.block_size, shape.key_dim, slot,
+                   tokens, k + row * key_stride + head * shape.key_dim, key_stride);
+    CodecFor(shape.value_type)
+        .WriteValues(place.data + shape.value_offset(head), shape.block_size, shape.value_dim, slot,
+                     tokens, v + row * value_stride + head * shape.value_dim, value_stride);
+  }
+  if (seal) Seal(group, entry);
+}
+
+// Codes the group's open block, now full, into the entry's block of the pool.
+void SequenceCache::Seal(std::int64_t group, const TableEntry& entry) {
+  const auto index = static_cast<std::size_t>(group);
+  const BlockShape& open = open_shapes_[index];
+  const BlockShape& shape = settings_.shapes[index];
+  const std::byte* from = open_blocks_[index].data();
+  std::byte* to = pools_.of(group).data(entry.block);
+  for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+    CodecFor(shape.key_type)
+        .RewriteKeys(to + shape.key_offset(head), shape.block_size, shape.key_dim,
+                     reinterpret_cast<const float*>(from + open.key_offset(head)));
+    CodecFor(shape.value_type)
+        .WriteValues(
+            to + shape.value_offset(head), shape.block_size, shape.value_dim, 0, shape.block_size,
+            reinterpret_cast<const float*>(from + open.value_offset(head)), shape.value_dim);
+  }
+}
+
 // The step's keys and values go to the last slots of the table.
 void SequenceCache::Write(std::int64_t group, const float* k, const float* v) {
-  const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
   const auto entries = tables_.table(group).entries();
-  const BlockCodec& key_codec = CodecFor(shape.key_type);
-  const BlockCodec& value_codec = CodecFor(shape.value_type);
   const std::int64_t first_logical = plan_.first_query_logical.value;
   std::size_t first = entries.size();
   while (first > 0 && entries[first - 1].logical.value + entries[first - 1].tokens > first_logical)
     --first;
-  const auto write_block = [&](std::size_t i) {
-    const TableEntry& entry = entries[i];
-    std::byte* data = pools_.of(group).data(entry.block);
-    const std::int64_t slot = std::max<std::int64_t>(0, first_logical - entry.logical.value);
-    const std::int64_t tokens = entry.tokens - slot;
-    const std::int64_t row = entry.logical.value + slot - first_logical;
-    for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
-      const std::int64_t key_stride = shape.kv_heads * shape.key_dim;
-      const std::int64_t value_stride = shape.kv_heads * shape.value_dim;
-      key_codec.WriteKeys(data + shape.key_offset(head), shape.block_size, shape.key_dim, slot,
-                          tokens, k + row * key_stride + head * shape.key_dim, key_stride);
-      value_codec.WriteValues(data + shape.value_offset(head), shape.block_size, shape.value_dim,
-                              slot, tokens, v + row * value_stride + head * shape.value_dim,
-                              value_stride);
-    }
-  };
-  ParallelFor(static_cast<std::int64_t>(entries.size() - first),
-              [&](std::int64_t i) { write_block(first + static_cast<std::size_t>(i)); });
+  // The entry that was begun before goes first and alone: it may free the open block for the last.
+  if (!open_blocks_.empty()) WriteEntry(group, entries[first++], k, v);
+  ParallelFor(static_cast<std::int64_t>(entries.size() - first), [&](std::int64_t i) {
+    WriteEntry(group, entries[first + static_cast<std::size_t>(i)], k, v);
+  });
 }
 
 void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, const float* v,
@@ -218,7 +268,7 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
     token_mass_.clear();
   }
   attention_.Run({.layer = &layers_[static_cast<std::size_t>(layer)],
-                  .shape = &shape,
+                  .block_size = shape.block_size,
                   .rotation = RotationOf(group),
                   .blocks = plan.blocks,
                   .queries = plan_.tokens,
@@ -236,6 +286,12 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
 void SequenceCache::Clear() {
   tables_.Clear(pools_);
   for (ImportanceTracker& tracker : importance_) tracker.Clear();
+}
+
+std::int64_t SequenceCache::open_bytes() const {
+  std::int64_t bytes = 0;
+  for (const BlockShape& shape : open_shapes_) bytes += static_cast<std::int64_t>(shape.bytes());
+  return bytes;
 }
 
 std::int64_t SequenceCache::resident_tokens() const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention/paged_attention.h"
+#include "base/aligned_buffer.h"
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
 #include "carousel/model.h"
@@ -40,6 +41,12 @@ struct StepPlan {
   std::int64_t rotated_keys = 0;  // key rotation: tokens whose keys were rewritten, over all groups
 };
 
+// A block's memory and how keys and values lie in it.
+struct BlockPlace {
+  std::byte* data = nullptr;
+  const BlockShape* shape = nullptr;
+};
+
 class SequenceCache {
  public:
   // `layers` outlive the cache. Reserves what the settings say; throws carousel::Error
@@ -63,6 +70,8 @@ class SequenceCache {
   // Gives every block back.
   void Clear();
 
+  // Memory outside the pools: the open blocks.
+  std::int64_t open_bytes() const;
   std::int64_t resident_tokens() const;  // the maximum over groups
   std::int64_t evicted_tokens() const;   // likewise
 
@@ -74,11 +83,18 @@ class SequenceCache {
   void PlanGroup(std::int64_t group);
   void ExtendRotation();
   void Write(std::int64_t group, const float* k, const float* v);
+  void WriteEntry(std::int64_t group, const TableEntry& entry, const float* k, const float* v);
+  void Seal(std::int64_t group, const TableEntry& entry);
+  BlockPlace Place(std::int64_t group, const TableEntry& entry);
   RotationTable* RotationOf(std::int64_t group);
 
   EngineSettings settings_;
   const std::vector<AttentionLayerSpec>& layers_;
   BlockPools pools_;
+  // Where keys can only be coded a whole block at a time, a group's newest block is kept here in
+  // f32 until it is full; then it moves to the pool. Empty otherwise.
+  std::vector<BlockShape> open_shapes_;                // [groups]
+  std::vector<AlignedBuffer<std::byte>> open_blocks_;  // [groups]
   SequenceTables tables_;
   std::vector<ImportanceTracker> importance_;    // [groups]; empty: nothing is evicted
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope

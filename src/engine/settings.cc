@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "cache/plane_layout.h"
 #include "carousel/error.h"
 
 namespace carousel {
@@ -108,6 +109,16 @@ std::int64_t SettleLimit(const EngineSettings& settings) {
   return limit;
 }
 
+void CheckValueType(KvType type, std::int64_t value_dim) {
+  const std::int64_t multiple = ValueDimMultiple(type);
+  if (value_dim % multiple == 0) return;
+  throw Error(
+      ErrorCode::kInvalidArgument, "value_type",
+      fmt::format("{} needs heads of a multiple of {} numbers, and this model's values have "
+                  "{}; use int8",
+                  Name(type), multiple, value_dim));
+}
+
 }  // namespace
 
 EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
@@ -121,6 +132,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
                     .max_step_tokens = config.chunk_size};
   settings.rope.layers.resize(spec.layers.size());
   for (const AttentionLayerSpec& layer : spec.layers) {
+    CheckValueType(config.cache.value_type, layer.value_dim);
     settings.shapes.push_back({.block_size = config.cache.block_size,
                                .kv_heads = layer.kv_heads,
                                .key_dim = layer.key_dim,

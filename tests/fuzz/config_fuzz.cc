@@ -52,8 +52,8 @@ class Input {
 EngineConfig ReadEngineConfig(Input* input) {
   EngineConfig config;
   config.cache.block_size = input->Integer();
-  config.cache.key_type = input->Choice<KvType>(2);
-  config.cache.value_type = input->Choice<KvType>(2);
+  config.cache.key_type = input->Choice<KvType>(5);
+  config.cache.value_type = input->Choice<KvType>(5);
   config.cache.limit_bytes = input->Integer();
   config.cache.limit_tokens = input->Integer();
   config.chunk_size = input->Integer();
