@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cmath>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -82,10 +83,17 @@ void BM_Attention(benchmark::State& state) {
   const std::int64_t context = state.range(0);
   const std::int64_t queries = state.range(1);
   const auto type = static_cast<KvType>(state.range(2));
-  Layer layer(context, queries, type, state.range(3) != 0);
+  // Decode goes through as many layers as a model has, so that blocks come from memory as they do
+  // there.
+  std::vector<std::unique_ptr<Layer>> layers;
+  for (int i = 0; i < (queries == 1 ? 30 : 1); ++i)
+    layers.push_back(std::make_unique<Layer>(context, queries, type, state.range(3) != 0));
+  const Layer& layer = *layers.front();
   PagedAttention attention;
+  std::size_t next = 0;
   for (auto _ : state) {
-    attention.Run(layer.input, {.out = layer.out.data(), .token_mass = layer.mass});
+    Layer& current = *layers[next++ % layers.size()];
+    attention.Run(current.input, {.out = current.out.data(), .token_mass = current.mass});
     benchmark::ClobberMemory();
   }
   // What is read and multiplied: each query sees on average context - queries / 2 tokens.

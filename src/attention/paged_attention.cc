@@ -26,24 +26,15 @@ HWY_BEFORE_NAMESPACE();
 namespace carousel {
 namespace HWY_NAMESPACE {
 
-// Rotated and scaled queries of a tile, [rows, key_dim], for one shift.
-void LoadQueries(const AttentionInput& input, const WorkItem& item, std::int64_t shift_blocks,
-                 float* to) {
+// A tile's queries, [rows, key_dim], scaled and as the model rotated them.
+void LoadQueries(const AttentionInput& input, const WorkItem& item, float* to) {
   const AttentionLayerSpec& layer = *input.layer;
   const std::int64_t group = layer.query_heads / layer.kv_heads;
-  const bool rotate = input.rotation != nullptr && shift_blocks != 0;
-  for (std::int64_t row = item.first_row; row < item.last_row; ++row) {
+  for (std::int64_t row = item.first_row; row < item.last_row; ++row, to += layer.key_dim) {
     const std::int64_t query = row / group;
     const std::int64_t head = item.kv_head * group + row % group;
     const float* from = input.q + (query * layer.query_heads + head) * layer.key_dim;
-    float* row_to = to + (row - item.first_row) * layer.key_dim;
-    if (rotate) {
-      RotateVectorInl(input.rotation->rope(), input.rotation->row(shift_blocks), layer.key_dim,
-                      from, row_to);
-      for (std::int64_t i = 0; i < layer.key_dim; ++i) row_to[i] *= layer.scale;
-    } else {
-      for (std::int64_t i = 0; i < layer.key_dim; ++i) row_to[i] = from[i] * layer.scale;
-    }
+    for (std::int64_t i = 0; i < layer.key_dim; ++i) to[i] = from[i] * layer.scale;
   }
 }
 
@@ -137,7 +128,8 @@ inline constexpr std::int64_t kOffsetLanes = 8;
 
 // What a thread needs for one work item.
 struct ItemScratch {
-  AlignedBuffer<float> queries;  // [rows, key_dim]
+  AlignedBuffer<float> queries;  // [rows, key_dim], as the model rotated them
+  AlignedBuffer<float> rotated;  // likewise, for the blocks at hand
   AlignedBuffer<float> scores;   // [rows, columns]
   // Queries or weights with a block's scales multiplied in: [rows, key_dim] or [2, rows,
   // block_size].
@@ -209,9 +201,45 @@ void AddTokenOffsets(const float* weights, std::int64_t stride, std::int64_t row
   }
 }
 
+// Planes are fetched so many bytes ahead of their use: enough to cover the time that memory takes,
+// little enough to stay in the first-level cache until then. By measurement.
+inline constexpr std::int64_t kBytesAhead = 12 * 1024;
+
+std::int64_t BlocksAhead(std::size_t plane_bytes) {
+  return std::max<std::int64_t>(1, kBytesAhead / static_cast<std::int64_t>(plane_bytes));
+}
+
+Ahead KeysOf(const AttentionInput& input, const WorkItem& item, std::int64_t block) {
+  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(block)];
+  return {from.data + from.shape->key_offset(item.kv_head),
+          static_cast<std::int64_t>(from.shape->key_plane_bytes())};
+}
+
+Ahead ValuesOf(const AttentionInput& input, const WorkItem& item, std::int64_t block) {
+  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(block)];
+  return {from.data + from.shape->value_offset(item.kv_head),
+          static_cast<std::int64_t>(from.shape->value_plane_bytes())};
+}
+
+// What to fetch while the keys of block b are multiplied: later keys, then the first values.
+Ahead KeysAhead(const AttentionInput& input, const WorkItem& item, std::int64_t b) {
+  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(b)].shape;
+  const std::int64_t next = b + BlocksAhead(shape.key_plane_bytes());
+  if (next < item.last_block) return KeysOf(input, item, next);
+  return ValuesOf(input, item, std::min(item.first_block + next - item.last_block, b));
+}
+
+// Likewise beside its values.
+Ahead ValuesAhead(const AttentionInput& input, const WorkItem& item, std::int64_t b) {
+  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(b)].shape;
+  const std::int64_t next = b + BlocksAhead(shape.value_plane_bytes());
+  return next < item.last_block ? ValuesOf(input, item, next) : Ahead{};
+}
+
 // scores[rows, block_size] = queries . the block's keys.
 void ScoreBlock(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block,
-                const float* queries, std::int64_t columns, float* scores, ItemScratch* scratch) {
+                const float* queries, std::int64_t columns, const Ahead& ahead, float* scores,
+                ItemScratch* scratch) {
   const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t dim = shape.key_dim;
@@ -219,7 +247,7 @@ void ScoreBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   LeftRows a{queries, queries, dim};
   ResultRows c{scores, columns, false, nullptr};
   const auto multiply = [&](const auto* elements) {
-    RowProduct(a, rows, dim, ElementRows{elements, input.block_size, input.block_size}, c);
+    RowProduct(a, rows, dim, ElementRows{elements, input.block_size, input.block_size, ahead}, c);
   };
   switch (shape.key_type) {
     case KvType::kF32:
@@ -243,26 +271,29 @@ void ScoreBlock(const AttentionInput& input, const WorkItem& item, const Attenti
       a.first = a.second = folded;
       c.accumulate = true;
       RowProduct(a, rows, dim,
-                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), input.block_size}, c);
+                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), input.block_size, ahead},
+                 c);
       return;
     }
   }
 }
 
 void ScoreBlocks(const AttentionInput& input, const WorkItem& item, ItemScratch* scratch) {
+  const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
-  float* queries = scratch->queries.data();
-  std::int64_t loaded_shift = 0;
-  bool loaded = false;
+  LoadQueries(input, item, scratch->queries.data());
+  std::int64_t rotated_by = 0;
   for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
     const AttentionBlock& block = input.blocks[static_cast<std::size_t>(b)];
-    if (!loaded || block.shift_blocks != loaded_shift) {
-      LoadQueries(input, item, block.shift_blocks, queries);
-      loaded_shift = block.shift_blocks;
-      loaded = true;
+    const bool rotate = input.rotation != nullptr && block.shift_blocks != 0;
+    if (rotate && block.shift_blocks != rotated_by) {
+      RotateRowsInl(input.rotation->rope(), input.rotation->row(block.shift_blocks),
+                    input.layer->key_dim, rows, scratch->queries.data(), scratch->rotated.data());
+      rotated_by = block.shift_blocks;
     }
     float* scores = scratch->scores.data() + (b - item.first_block) * input.block_size;
-    ScoreBlock(input, item, block, queries, columns, scores, scratch);
+    ScoreBlock(input, item, block, (rotate ? scratch->rotated : scratch->queries).data(), columns,
+               KeysAhead(input, item, b), scores, scratch);
     if (NeedsMask(input, item, block)) MaskScores(input, item, block, columns, scores);
   }
 }
@@ -270,7 +301,8 @@ void ScoreBlocks(const AttentionInput& input, const WorkItem& item, ItemScratch*
 // out[rows, value_dim] += weights . the block's values. What int4 offsets add goes to
 // scratch->offsets. Slots that were never written may hold anything, NaN too: they are not read.
 void WeighBlock(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block,
-                const float* weights, std::int64_t columns, float* out, ItemScratch* scratch) {
+                const float* weights, std::int64_t columns, const Ahead& ahead, float* out,
+                ItemScratch* scratch) {
   const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t dim = shape.value_dim;
@@ -278,7 +310,7 @@ void WeighBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   LeftRows a{weights, weights, columns};
   const ResultRows c{out, dim, true, nullptr};
   const auto multiply = [&](const auto* elements) {
-    RowProduct(a, rows, block.tokens, ElementRows{elements, dim, dim}, c);
+    RowProduct(a, rows, block.tokens, ElementRows{elements, dim, dim, ahead}, c);
   };
   switch (shape.value_type) {
     case KvType::kF32:
@@ -306,7 +338,7 @@ void WeighBlock(const AttentionInput& input, const WorkItem& item, const Attenti
       a = {scratch->folded.data(), scratch->folded.data() + rows * input.block_size,
            input.block_size};
       RowProduct(a, rows, block.tokens,
-                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), dim}, c);
+                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), dim, ahead}, c);
       return;
     }
   }
@@ -335,10 +367,23 @@ void WeighValues(const AttentionInput& input, const WorkItem& item, float* out,
   std::memset(out, 0, static_cast<std::size_t>(rows * dim) * sizeof(float));
   for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
     WeighBlock(input, item, input.blocks[static_cast<std::size_t>(b)],
-               scratch->scores.data() + (b - item.first_block) * input.block_size, columns, out,
-               scratch);
+               scratch->scores.data() + (b - item.first_block) * input.block_size, columns,
+               ValuesAhead(input, item, b), out, scratch);
   }
   AddOffsetTotals(offsets, rows, dim, out);
+}
+
+// to += factor * from, [count].
+void AddScaled(float factor, const float* HWY_RESTRICT from, std::int64_t count,
+               float* HWY_RESTRICT to) {
+  const hn::ScalableTag<float> full;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
+  const auto factors = hn::Set(full, factor);
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes)
+    hn::StoreU(hn::MulAdd(factors, hn::LoadU(full, from + i), hn::LoadU(full, to + i)), full,
+               to + i);
+  for (; i < count; ++i) to[i] += factor * from[i];
 }
 
 // One work item, from queries to a partial output: see WorkItem and PartialOutput.
@@ -347,6 +392,7 @@ void RunItem(const AttentionInput& input, const WorkItem& item, const PartialOut
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
   scratch.queries.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
+  scratch.rotated.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
   scratch.scores.Reserve(static_cast<std::size_t>(rows * columns));
   scratch.folded.Reserve(
       static_cast<std::size_t>(rows * std::max(input.layer->key_dim, 2 * input.block_size)));
@@ -370,6 +416,7 @@ HWY_AFTER_NAMESPACE();
 namespace carousel {
 
 HWY_EXPORT(RunItem);
+HWY_EXPORT(AddScaled);
 
 // Everything that outlives a work item. Sizes in floats unless the element says otherwise.
 struct PagedAttention::Scratch {
@@ -408,14 +455,14 @@ SoftmaxState MergeStates(const AttentionLayerSpec& layer, std::int64_t head,
   return whole;
 }
 
-}  // namespace
+// Loops of fewer multiplications are over before another thread has woken up.
+constexpr std::int64_t kFewMultiplications = 1 << 16;
 
-namespace {
-
-// to += factor * from.
-void AddScaled(float factor, const float* HWY_RESTRICT from, std::int64_t count,
-               float* HWY_RESTRICT to) {
-  for (std::int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
+// task(i) for each i below count, on all cores if the work is worth it.
+template <class Task>
+void ForEach(std::int64_t count, std::int64_t multiplications, const Task& task) {
+  if (multiplications >= kFewMultiplications) return ParallelFor(count, task);
+  for (std::int64_t i = 0; i < count; ++i) task(i);
 }
 
 }  // namespace
@@ -440,6 +487,7 @@ void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& out
   float* counted_factors = scratch_->counted_factors.data();
 
   const auto run_item = HWY_DYNAMIC_DISPATCH(RunItem);
+  const auto add_scaled = HWY_DYNAMIC_DISPATCH(AddScaled);
   ParallelFor(items, [&](std::int64_t i) {
     const WorkItem& item = scratch_->items[static_cast<std::size_t>(i)];
     PartialOutput to;
@@ -451,7 +499,7 @@ void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& out
   });
 
   // Items of one tile lie side by side, one per split: merge them into the output rows.
-  ParallelFor(items / plan.splits, [&](std::int64_t tile) {
+  const auto merge = [&](std::int64_t tile) {
     const std::int64_t first = tile * plan.splits;
     const WorkItem& item = scratch_->items[static_cast<std::size_t>(first)];
     const std::int64_t part_stride = plan.tile_rows * layer.value_dim;
@@ -469,19 +517,18 @@ void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& out
         const SoftmaxState& part = states[split * plan.tile_rows];
         const float factor =
             part.sum == 0.0F ? 0.0F : std::exp(part.largest - whole.largest) / whole.sum;
-        for (std::int64_t d = 0; d < layer.value_dim; ++d) {
-          out[d] += factor * sums[split * part_stride + d];
-        }
+        add_scaled(factor, sums + split * part_stride, layer.value_dim, out);
         if (counted >= 0) {
           counted_factors[(item.kv_head * counted_rows + counted) * plan.splits + split] = factor;
         }
       }
     }
-  });
+  };
+  ForEach(items / plan.splits, items * plan.tile_rows * layer.value_dim, merge);
 
   if (input.counted_queries == 0) return;
   CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(output.token_mass.size()), all_columns);
-  ParallelFor(plan.splits, [&](std::int64_t split) {
+  const auto add_mass = [&](std::int64_t split) {
     const BlockRange range =
         SplitRange(static_cast<std::int64_t>(input.blocks.size()), plan.splits, split);
     const std::int64_t begin = range.first * input.block_size;
@@ -489,10 +536,11 @@ void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& out
     float* mass = output.token_mass.data() + begin;
     std::fill(mass, mass + count, 0.0F);
     for (std::int64_t row = 0; row < layer.kv_heads * counted_rows; ++row) {
-      AddScaled(counted_factors[row * plan.splits + split],
-                counted_weights + row * all_columns + begin, count, mass);
+      add_scaled(counted_factors[row * plan.splits + split],
+                 counted_weights + row * all_columns + begin, count, mass);
     }
-  });
+  };
+  ForEach(plan.splits, layer.kv_heads * counted_rows * all_columns, add_mass);
 }
 
 }  // namespace carousel

@@ -14,6 +14,7 @@
 #include <random>
 
 #include "attention/reference.h"
+#include "base/random_cases.h"
 #include "cache/block_codec.h"
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
@@ -290,7 +291,7 @@ Case RandomCase(std::mt19937_64* generator) {
 
 TEST(PagedAttention, EqualsDenseOverTenThousandRandomTables) {
   std::mt19937_64 generator(2026);
-  for (int i = 0; i < 10000; ++i) {
+  for (int i = 0; i < RandomCases(10000); ++i) {
     SCOPED_TRACE(i);
     const Case c = RandomCase(&generator);
     RandomSequence sequence(c, generator());
@@ -305,7 +306,7 @@ TEST(PagedAttention, EqualsDenseOnEveryTarget) {
     SCOPED_TRACE(hwy::TargetName(target));
     hwy::SetSupportedTargetsForTest(target);
     std::mt19937_64 generator(5);
-    for (int i = 0; i < 200; ++i) {
+    for (int i = 0; i < RandomCases(200); ++i) {
       Case c = RandomCase(&generator);
       if (i % 2 == 0) c.shape.key_type = c.shape.value_type = KvType::kF16;
       // Real head sizes, those that are no power of two too.
@@ -401,7 +402,7 @@ TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
     SCOPED_TRACE(hwy::TargetName(target));
     hwy::SetSupportedTargetsForTest(target);
     std::mt19937_64 generator(17);
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < RandomCases(500); ++i) {
       const auto pick = [&](std::initializer_list<std::int64_t> from) {
         return *(from.begin() + static_cast<std::ptrdiff_t>(generator() % from.size()));
       };

@@ -10,9 +10,11 @@
 #define CAROUSEL_ATTENTION_ROW_PRODUCT_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 HWY_BEFORE_NAMESPACE();
@@ -22,7 +24,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Rows of A whose sums are held in registers at once: rows * 2 accumulators, plus B and a
 // broadcast, must fit 32 registers on AVX-512 and 16 below.
-inline constexpr int kTileRows = HWY_MAX_BYTES >= 64 ? 8 : 6;
+inline constexpr int kTileRows = HWY_MAX_BYTES >= 64 ? 12 : 6;
+// Most rows of the tile that takes what is left.
+inline constexpr int kRestRows = HWY_MAX_BYTES >= 64 ? 8 : 5;
+inline constexpr std::int64_t kCacheLine = 64;
 
 template <class D>
 HWY_INLINE hn::Vec<D> LoadElements(D d, const float* from) {
@@ -42,14 +47,26 @@ HWY_INLINE hn::Vec<D> LoadElements(D d, const std::int8_t* from) {
   return hn::ConvertTo(d, hn::PromoteTo(d32, hn::LoadU(hn::Rebind<std::int8_t, D>(), from)));
 }
 
+// What is read soon and fetched into the cache meanwhile, row by row of B; what is left, such as
+// the scales behind a plane's codes, after them.
+struct Ahead {
+  const std::byte* data = nullptr;  // or null
+  std::int64_t bytes = 0;
+};
+
 // B, [depth, columns], of elements or int8 codes. A pair of vectors lies side by side.
 template <class Element>
 struct ElementRows {
   const Element* base;
   std::int64_t stride;   // in elements
   std::int64_t columns;  // how far a row goes
+  Ahead ahead;
 
   static constexpr bool kIsPacked = false;
+
+  HWY_INLINE std::int64_t row_bytes() const {
+    return stride * static_cast<std::int64_t>(sizeof(Element));
+  }
 
   template <class D>
   HWY_INLINE void LoadPair(D d, std::int64_t k, std::int64_t column, hn::Vec<D>& first,
@@ -73,8 +90,11 @@ struct ElementRows {
 struct NibbleRows {
   const std::uint8_t* base;
   std::int64_t columns;  // of B; a row has half as many bytes
+  Ahead ahead;
 
   static constexpr bool kIsPacked = true;
+
+  HWY_INLINE std::int64_t row_bytes() const { return columns / 2; }
 
   template <class D>
   HWY_INLINE void LoadPair(D d, std::int64_t k, std::int64_t column, hn::Vec<D>& first,
@@ -107,25 +127,31 @@ struct ResultRows {
   const float* column_scale;  // [columns]: multiplies the sums before they are stored; or null
 };
 
+HWY_INLINE void Fetch(const Ahead& ahead, std::int64_t begin, std::int64_t end) {
+  for (; begin < end; begin += kCacheLine) hwy::Prefetch(ahead.data + begin);
+}
+
 // Both vectors of a pair for kRows rows.
-template <int kRows, class D, class Rows>
+template <int kRows, bool kFetch, class D, class Rows>
 HWY_INLINE void MultiplyPairs(D d, const LeftRows& a, std::int64_t depth, const Rows& b,
                               std::int64_t column, const ResultRows& c) {
   const std::int64_t second = b.SecondColumn(d);
   hn::Vec<D> first_sums[kRows];
   hn::Vec<D> second_sums[kRows];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row) {
     first_sums[row] = hn::Zero(d);
     second_sums[row] = hn::Zero(d);
   }
   const float* HWY_RESTRICT first_factors = a.first;
   const float* HWY_RESTRICT second_factors = a.second;
+  const std::int64_t row_bytes = b.row_bytes();
   for (std::int64_t k = 0; k < depth; ++k) {
+    if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, (k + 1) * row_bytes);
     hn::Vec<D> first_column;
     hn::Vec<D> second_column;
     b.LoadPair(d, k, column, first_column, second_column);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int row = 0; row < kRows; ++row) {
       const auto factor = hn::Set(d, first_factors[row * a.stride + k]);
       first_sums[row] = hn::MulAdd(factor, first_column, first_sums[row]);
@@ -137,8 +163,9 @@ HWY_INLINE void MultiplyPairs(D d, const LeftRows& a, std::int64_t depth, const 
       }
     }
   }
+  if constexpr (kFetch) Fetch(b.ahead, depth * row_bytes, b.ahead.bytes);
   float* HWY_RESTRICT to = c.base + column;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row, to += c.stride) {
     if (c.column_scale != nullptr) {
       first_sums[row] = hn::Mul(first_sums[row], hn::LoadU(d, c.column_scale + column));
@@ -158,17 +185,17 @@ template <int kRows, class D, class Rows>
 HWY_INLINE void MultiplySingles(D d, const LeftRows& a, std::int64_t depth, const Rows& b,
                                 std::int64_t column, const ResultRows& c) {
   hn::Vec<D> sums[kRows];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row) sums[row] = hn::Zero(d);
   for (std::int64_t k = 0; k < depth; ++k) {
     const auto b_column = b.LoadOne(d, k, column);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int row = 0; row < kRows; ++row) {
       sums[row] = hn::MulAdd(hn::Set(d, a.first[row * a.stride + k]), b_column, sums[row]);
     }
   }
   float* to = c.base + column;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row, to += c.stride) {
     if (c.column_scale != nullptr)
       sums[row] = hn::Mul(sums[row], hn::LoadU(d, c.column_scale + column));
@@ -186,24 +213,28 @@ HWY_INLINE void MultiplyRows(const LeftRows& a, std::int64_t depth, const Rows& 
   const hn::CappedTag<float, 1> one;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
   const auto eight_lanes = static_cast<std::int64_t>(hn::Lanes(eight));
+  // How far a vector of each column goes: half a row where the other half comes with it.
+  const std::int64_t end = Rows::kIsPacked ? b.columns / 2 : b.columns;
+  const std::int64_t pair = Rows::kIsPacked ? lanes : 2 * lanes;
   std::int64_t column = 0;
+  if (b.ahead.data != nullptr && pair <= end) {
+    MultiplyPairs<kRows, true>(full, a, depth, b, column, c);
+    column += pair;
+  }
+  for (; column + pair <= end; column += pair)
+    MultiplyPairs<kRows, false>(full, a, depth, b, column, c);
   if constexpr (Rows::kIsPacked) {
-    const std::int64_t half = b.columns / 2;
-    for (; column + lanes <= half; column += lanes)
-      MultiplyPairs<kRows>(full, a, depth, b, column, c);
-    for (; column + eight_lanes <= half; column += eight_lanes)
-      MultiplyPairs<kRows>(eight, a, depth, b, column, c);
-    for (; column < half; ++column) MultiplyPairs<kRows>(one, a, depth, b, column, c);
+    for (; column + eight_lanes <= end; column += eight_lanes)
+      MultiplyPairs<kRows, false>(eight, a, depth, b, column, c);
+    for (; column < end; ++column) MultiplyPairs<kRows, false>(one, a, depth, b, column, c);
   } else {
-    for (; column + 2 * lanes <= b.columns; column += 2 * lanes)
-      MultiplyPairs<kRows>(full, a, depth, b, column, c);
-    for (; column + eight_lanes <= b.columns; column += eight_lanes)
+    for (; column + eight_lanes <= end; column += eight_lanes)
       MultiplySingles<kRows>(eight, a, depth, b, column, c);
-    for (; column < b.columns; ++column) MultiplySingles<kRows>(one, a, depth, b, column, c);
+    for (; column < end; ++column) MultiplySingles<kRows>(one, a, depth, b, column, c);
   }
 }
 
-// The last rows, fewer than kTileRows.
+// The last rows, at most kRows.
 template <int kRows, class Rows>
 HWY_INLINE void MultiplyRest(std::int64_t rows, const LeftRows& a, std::int64_t depth,
                              const Rows& b, const ResultRows& c) {
@@ -215,17 +246,24 @@ HWY_INLINE void MultiplyRest(std::int64_t rows, const LeftRows& a, std::int64_t 
 }
 
 // C[rows, columns] (+)= A[rows, depth] B[depth, columns]. Any sizes; columns are even where B is
-// packed.
+// packed. B is read once per tile of rows; what is read soon is fetched beside the first tile.
 template <class Rows>
-HWY_NOINLINE void RowProduct(LeftRows a, std::int64_t rows, std::int64_t depth, const Rows& b,
+HWY_NOINLINE void RowProduct(LeftRows a, std::int64_t rows, std::int64_t depth, Rows b,
                              ResultRows c) {
-  for (; rows >= kTileRows; rows -= kTileRows) {
-    MultiplyRows<kTileRows>(a, depth, b, c);
-    a.first += kTileRows * a.stride;
-    a.second += kTileRows * a.stride;
-    c.base += kTileRows * c.stride;
+  while (rows > 0) {
+    const std::int64_t tile =
+        rows >= kTileRows ? kTileRows : std::min<std::int64_t>(rows, kRestRows);
+    if (tile == kTileRows) {
+      MultiplyRows<kTileRows>(a, depth, b, c);
+    } else {
+      MultiplyRest<kRestRows>(tile, a, depth, b, c);
+    }
+    a.first += tile * a.stride;
+    a.second += tile * a.stride;
+    c.base += tile * c.stride;
+    rows -= tile;
+    b.ahead = {};
   }
-  if (rows > 0) MultiplyRest<kTileRows - 1>(rows, a, depth, b, c);
 }
 
 }  // namespace HWY_NAMESPACE

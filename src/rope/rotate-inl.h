@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rotation of one vector as Highway code, for every translation unit that wants it inlined into
+// The rotation of vectors as Highway code, for every translation unit that wants it inlined into
 // a dispatched kernel of its own (rotate.cc and attention). Include it after hwy/foreach_target.h,
 // between "hwy/highway.h" and HWY_BEFORE_NAMESPACE(); call
-// carousel::HWY_NAMESPACE::RotateVectorInl.
+// carousel::HWY_NAMESPACE::RotateRowsInl.
 
 // Included once per target: the guard flips with HWY_TARGET_TOGGLE.
 #if defined(CAROUSEL_ROPE_ROTATE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -34,65 +34,64 @@ HWY_INLINE void RotatePair(V cos, V sin, V& x, V& y) {
   x = rotated_x;
 }
 
-// Rotates pairs [pair, pairs) as far as whole vectors of `d` reach; returns the first pair not
-// done. Pair i is (from[i], from[i + pairs]).
-template <class D>
-HWY_INLINE std::size_t RotateHalves(D d, std::size_t pair, std::size_t pairs, const float* cos,
-                                    const float* sin, const float* from, float* to) {
+// Pairs [pair, pairs) of many vectors as far as whole vectors of `d` reach, with each angle loaded
+// once; returns the first pair not done. from and to: [rows, stride].
+template <bool kHalves, class D>
+HWY_INLINE std::size_t RotateRowPairs(D d, std::size_t pair, std::size_t pairs, const float* cos,
+                                      const float* sin, std::size_t rows, std::size_t stride,
+                                      const float* from, float* to) {
   const std::size_t lanes = hn::Lanes(d);
   for (; pair + lanes <= pairs; pair += lanes) {
-    auto x = hn::LoadU(d, from + pair);
-    auto y = hn::LoadU(d, from + pairs + pair);
-    RotatePair(hn::LoadU(d, cos + pair), hn::LoadU(d, sin + pair), x, y);
-    hn::StoreU(x, d, to + pair);
-    hn::StoreU(y, d, to + pairs + pair);
+    const auto c = hn::LoadU(d, cos + pair);
+    const auto s = hn::LoadU(d, sin + pair);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const float* row_from = from + row * stride;
+      float* row_to = to + row * stride;
+      hn::Vec<D> x;
+      hn::Vec<D> y;
+      if constexpr (kHalves) {
+        x = hn::LoadU(d, row_from + pair);
+        y = hn::LoadU(d, row_from + pairs + pair);
+        RotatePair(c, s, x, y);
+        hn::StoreU(x, d, row_to + pair);
+        hn::StoreU(y, d, row_to + pairs + pair);
+      } else {
+        hn::LoadInterleaved2(d, row_from + 2 * pair, x, y);
+        RotatePair(c, s, x, y);
+        hn::StoreInterleaved2(x, y, d, row_to + 2 * pair);
+      }
+    }
   }
   return pair;
 }
 
-// The same where pair i is (from[2 i], from[2 i + 1]).
-template <class D>
-HWY_INLINE std::size_t RotateNeighbours(D d, std::size_t pair, std::size_t pairs, const float* cos,
-                                        const float* sin, const float* from, float* to) {
-  const std::size_t lanes = hn::Lanes(d);
-  for (; pair + lanes <= pairs; pair += lanes) {
-    hn::Vec<D> x;
-    hn::Vec<D> y;
-    hn::LoadInterleaved2(d, from + 2 * pair, x, y);
-    RotatePair(hn::LoadU(d, cos + pair), hn::LoadU(d, sin + pair), x, y);
-    hn::StoreInterleaved2(x, y, d, to + 2 * pair);
-  }
-  return pair;
-}
-
-// As RotateVector in rotate.h. `rope.rotated_dims / 2` pairs of any number: the native width first,
-// then four lanes, then one, all by the same code, so that a tail rounds as the rest does.
-HWY_INLINE void RotateVectorInl(const LayerRope& rope, const RotationRow& row,
-                                std::int64_t head_dim, const float* from, float* to) {
-  const std::size_t first = static_cast<std::size_t>(rope.first_dim);
-  const std::size_t rotated = static_cast<std::size_t>(rope.rotated_dims);
-  const std::size_t end = first + rotated;
-  const std::size_t dims = static_cast<std::size_t>(head_dim);
-  if (from != to && rotated < dims) {
-    if (first > 0) std::memcpy(to, from, first * sizeof(float));
-    if (end < dims) std::memcpy(to + end, from + end, (dims - end) * sizeof(float));
-  }
+template <bool kHalves>
+HWY_INLINE void RotateRowsOf(std::size_t pairs, const RotationRow& row, std::size_t rows,
+                             std::size_t stride, const float* from, float* to) {
   const hn::ScalableTag<float> native;
   const hn::CappedTag<float, 4> four;
   const hn::CappedTag<float, 1> one;
-  const std::size_t pairs = rotated / 2;
   const float* cos = row.cos.data();
   const float* sin = row.sin.data();
-  from += first;
-  to += first;
+  std::size_t pair = RotateRowPairs<kHalves>(native, 0, pairs, cos, sin, rows, stride, from, to);
+  pair = RotateRowPairs<kHalves>(four, pair, pairs, cos, sin, rows, stride, from, to);
+  RotateRowPairs<kHalves>(one, pair, pairs, cos, sin, rows, stride, from, to);
+}
+
+// RotateVector in rotate.h on each row of from, [rows, head_dim]. `to` is `from` or lies elsewhere.
+// Any number of pairs: the native width first, then four lanes, then one, all by the same code, so
+// that a tail rounds as the rest does.
+HWY_INLINE void RotateRowsInl(const LayerRope& rope, const RotationRow& row, std::int64_t head_dim,
+                              std::int64_t rows, const float* from, float* to) {
+  const auto first = static_cast<std::size_t>(rope.first_dim);
+  const auto rotated = static_cast<std::size_t>(rope.rotated_dims);
+  const auto stride = static_cast<std::size_t>(head_dim);
+  const auto count = static_cast<std::size_t>(rows);
+  if (from != to && rotated < stride) std::memcpy(to, from, count * stride * sizeof(float));
   if (rope.pairing == Pairing::kHalves) {
-    std::size_t pair = RotateHalves(native, 0, pairs, cos, sin, from, to);
-    pair = RotateHalves(four, pair, pairs, cos, sin, from, to);
-    RotateHalves(one, pair, pairs, cos, sin, from, to);
+    RotateRowsOf<true>(rotated / 2, row, count, stride, from + first, to + first);
   } else {
-    std::size_t pair = RotateNeighbours(native, 0, pairs, cos, sin, from, to);
-    pair = RotateNeighbours(four, pair, pairs, cos, sin, from, to);
-    RotateNeighbours(one, pair, pairs, cos, sin, from, to);
+    RotateRowsOf<false>(rotated / 2, row, count, stride, from + first, to + first);
   }
 }
 

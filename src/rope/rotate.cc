@@ -20,10 +20,8 @@ namespace HWY_NAMESPACE {
 void RotateTokens(const LayerRope& rope, const RotationRow& row, std::int64_t head_dim,
                   std::int64_t begin, std::int64_t end,
                   float* head) {  // [block_size, head_dim]
-  for (std::int64_t token = begin; token < end; ++token) {
-    float* key = head + token * head_dim;
-    RotateVectorInl(rope, row, head_dim, key, key);
-  }
+  float* keys = head + begin * head_dim;
+  RotateRowsInl(rope, row, head_dim, end - begin, keys, keys);
 }
 
 // Rotates x[token], y[token] for tokens as far as whole vectors of `d` reach; returns the first not
@@ -71,7 +69,7 @@ void RotateTokensDimensionMajor(const LayerRope& rope, const RotationRow& row,
 // Not inlined into the table: a table's entries are functions.
 void RotateVectorOnTarget(const LayerRope& rope, const RotationRow& row, std::int64_t head_dim,
                           const float* from, float* to) {
-  RotateVectorInl(rope, row, head_dim, from, to);
+  RotateRowsInl(rope, row, head_dim, 1, from, to);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "attention/reference.h"
+#include "base/random_cases.h"
 #include "carousel/engine.h"
 #include "engine/logits.h"
 #include "engine/tiny_model.h"
@@ -239,7 +240,7 @@ void Compare(const Scenario& s, std::mt19937_64* generator) {
 
 TEST(NaiveEngine, SameLikelihoodsOverRandomScenarios) {
   std::mt19937_64 generator(42);
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < RandomCases(40); ++i) {
     SCOPED_TRACE(i);
     const Scenario s = RandomScenario(&generator);
     Compare(s, &generator);

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// How many random cases a test runs. For tests only.
+#pragma once
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CAROUSEL_UNDER_THREAD_SANITIZER
+#elif __has_feature(address_sanitizer)
+#define CAROUSEL_UNDER_ADDRESS_SANITIZER
+#endif
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define CAROUSEL_UNDER_THREAD_SANITIZER
+#elif defined(__SANITIZE_ADDRESS__)
+#define CAROUSEL_UNDER_ADDRESS_SANITIZER
+#endif
+
+namespace carousel {
+
+// All of them, save under a sanitizer: it is 5 to 50 times slower and looks for races and stray
+// accesses, which the first cases show as well as the last; numbers are judged without one.
+constexpr int RandomCases(int cases) {
+#if defined(CAROUSEL_UNDER_THREAD_SANITIZER)
+  return (cases + 19) / 20;
+#elif defined(CAROUSEL_UNDER_ADDRESS_SANITIZER)
+  return (cases + 4) / 5;
+#else
+  return cases;
+#endif
+}
+
+}  // namespace carousel
