@@ -42,7 +42,7 @@ enum class KvType {
   kF16,
   kBf16,
   kInt8,  // 8 bits and a scale per token and head
-  kInt4,  // 4 bits; keys with a scale and an offset per channel of a block, values per token
+  kInt4,  // 4 bits, a scale and an offset: keys per channel and half a block, values per half token
 };
 
 // The reference's eviction (start, evictable and recent areas; SnapKV window) with its defaults.

@@ -131,8 +131,7 @@ struct ItemScratch {
   AlignedBuffer<float> queries;  // [rows, key_dim], as the model rotated them
   AlignedBuffer<float> rotated;  // likewise, for the blocks at hand
   AlignedBuffer<float> scores;   // [rows, columns]
-  // Queries or weights with a block's scales multiplied in: [rows, key_dim] or [2, rows,
-  // block_size].
+  // Queries or weights with a block's scales multiplied in: [2, rows, key_dim or block_size].
   AlignedBuffer<float> folded;
   AlignedBuffer<float> scales;   // a block's int4 scales and offsets as floats
   AlignedBuffer<float> offsets;  // [2, rows, kOffsetLanes]: what the offsets of int4 values add
@@ -261,14 +260,19 @@ void ScoreBlock(const AttentionInput& input, const WorkItem& item, const Attenti
       return multiply(reinterpret_cast<const std::int8_t*>(plane));
     case KvType::kInt4: {
       float* scales = scratch->scales.data();
-      float* folded = scratch->folded.data();
-      HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 2 * dim, scales);
-      for (std::int64_t row = 0; row < rows; ++row) {
-        const float offset =
-            FoldKeyScales(queries + row * dim, dim, scales, scales + dim, folded + row * dim);
-        std::fill_n(scores + row * columns, input.block_size, offset);
+      float* folded = scratch->folded.data();  // [2, rows, dim]
+      HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * dim, scales);
+      const std::int64_t half_block = input.block_size / 2;
+      for (std::int64_t half = 0; half < 2; ++half) {
+        for (std::int64_t row = 0; row < rows; ++row) {
+          const float offset =
+              FoldKeyScales(queries + row * dim, dim, scales + half * dim,
+                            scales + (2 + half) * dim, folded + (half * rows + row) * dim);
+          std::fill_n(scores + row * columns + half * half_block, half_block, offset);
+        }
       }
-      a.first = a.second = folded;
+      a.first = folded;
+      a.second = folded + rows * dim;
       c.accumulate = true;
       RowProduct(a, rows, dim,
                  NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), input.block_size, ahead},
@@ -395,10 +399,10 @@ void RunItem(const AttentionInput& input, const WorkItem& item, const PartialOut
   scratch.rotated.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
   scratch.scores.Reserve(static_cast<std::size_t>(rows * columns));
   scratch.folded.Reserve(
-      static_cast<std::size_t>(rows * std::max(input.layer->key_dim, 2 * input.block_size)));
+      static_cast<std::size_t>(2 * rows * std::max(input.layer->key_dim, input.block_size)));
   scratch.offsets.Reserve(static_cast<std::size_t>(2 * rows * kOffsetLanes));
   scratch.scales.Reserve(
-      static_cast<std::size_t>(std::max(2 * input.layer->key_dim, 4 * input.block_size)));
+      static_cast<std::size_t>(4 * std::max(input.layer->key_dim, input.block_size)));
 
   ScoreBlocks(input, item, &scratch);
   for (std::int64_t row = 0; row < rows; ++row) {

@@ -204,13 +204,32 @@ HWY_INLINE void MultiplySingles(D d, const LeftRows& a, std::int64_t depth, cons
   }
 }
 
+// The last columns, lane by lane: rare, and so not worth code of its own for each number of rows.
+template <class Rows>
+HWY_NOINLINE void MultiplyLastColumns(LeftRows a, std::int64_t rows, std::int64_t depth,
+                                      const Rows& b, std::int64_t column, std::int64_t end,
+                                      ResultRows c) {
+  const hn::CappedTag<float, 1> one;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t at = column; at < end; ++at) {
+      if constexpr (Rows::kIsPacked) {
+        MultiplyPairs<1, false>(one, a, depth, b, at, c);
+      } else {
+        MultiplySingles<1>(one, a, depth, b, at, c);
+      }
+    }
+    a.first += a.stride;
+    a.second += a.stride;
+    c.base += c.stride;
+  }
+}
+
 // All columns for kRows rows.
 template <int kRows, class Rows>
 HWY_INLINE void MultiplyRows(const LeftRows& a, std::int64_t depth, const Rows& b,
                              const ResultRows& c) {
   const hn::ScalableTag<float> full;
   const hn::CappedTag<float, 8> eight;
-  const hn::CappedTag<float, 1> one;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
   const auto eight_lanes = static_cast<std::int64_t>(hn::Lanes(eight));
   // How far a vector of each column goes: half a row where the other half comes with it.
@@ -223,15 +242,14 @@ HWY_INLINE void MultiplyRows(const LeftRows& a, std::int64_t depth, const Rows& 
   }
   for (; column + pair <= end; column += pair)
     MultiplyPairs<kRows, false>(full, a, depth, b, column, c);
-  if constexpr (Rows::kIsPacked) {
-    for (; column + eight_lanes <= end; column += eight_lanes)
+  for (; column + eight_lanes <= end; column += eight_lanes) {
+    if constexpr (Rows::kIsPacked) {
       MultiplyPairs<kRows, false>(eight, a, depth, b, column, c);
-    for (; column < end; ++column) MultiplyPairs<kRows, false>(one, a, depth, b, column, c);
-  } else {
-    for (; column + eight_lanes <= end; column += eight_lanes)
+    } else {
       MultiplySingles<kRows>(eight, a, depth, b, column, c);
-    for (; column < end; ++column) MultiplySingles<kRows>(one, a, depth, b, column, c);
+    }
   }
+  if (column < end) MultiplyLastColumns(a, kRows, depth, b, column, end, c);
 }
 
 // The last rows, at most kRows.

@@ -65,10 +65,14 @@ void CopyFloats(const float* from, float* to, std::int64_t count) noexcept {
   std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-// The nearest whole number within [low, high]; NaN gives low.
-std::int32_t Nearest(float x, float low, float high) {
-  if (!(x > low)) return static_cast<std::int32_t>(low);
-  return static_cast<std::int32_t>(std::nearbyint(std::min(x, high)));
+// x within [low, high], rounded to the nearest whole number, ties to even; low where x is no
+// number. |low| and |high| are below 2^22: adding 1.5 * 2^23 leaves no room for a fraction. A
+// library call would be the most of a codec's time.
+float Nearest(float x, float low, float high) {
+  constexpr float kNoFractions = 0x1.8p23F;
+  x = x > low ? x : low;
+  x = x < high ? x : high;
+  return (x + kNoFractions) - kNoFractions;
 }
 
 constexpr float kInt8Largest = 127.0F;
@@ -153,35 +157,100 @@ constexpr float kInt4Largest = 15.0F;
 constexpr float kHalfLargest = 65504.0F;
 
 // The f16 scale and offset of a group, and its codes: x = scale * code + offset.
-struct Int4Group {
-  std::uint16_t scale_bits = 0;
-  std::uint16_t offset_bits = 0;
-  float inverse = 0.0F;
-  float offset = 0.0F;
-
-  Int4Group(const float* from, std::int64_t count) {
+class Int4Group {
+ public:
+  // Sixteen even steps over the group's range.
+  static Int4Group OverRange(const float* from, std::int64_t count) {
     float smallest = from[0];
     float largest = from[0];
     for (std::int64_t i = 1; i < count; ++i) {
       smallest = std::min(smallest, from[i]);
       largest = std::max(largest, from[i]);
     }
-    // Codes are made with the numbers as they are kept, rounded to f16.
-    offset = std::clamp(smallest, -kHalfLargest, kHalfLargest);
-    FloatToHalf(&offset, &offset_bits, 1);
-    HalfToFloat(&offset_bits, &offset, 1);
-    float scale = std::min((largest - offset) / kInt4Largest, kHalfLargest);
-    FloatToHalf(&scale, &scale_bits, 1);
-    HalfToFloat(&scale_bits, &scale, 1);
-    inverse = InverseOf(scale);
+    Int4Group group;
+    // The largest is met from where the offset lies once it has been rounded.
+    const float offset = Line(0.0F, smallest).offset;
+    group.line_ = Line((largest - offset) / kInt4Largest, offset);
+    return group;
   }
 
-  std::uint8_t Code(float x) const {
-    return static_cast<std::uint8_t>(Nearest((x - offset) * inverse, 0.0F, kInt4Largest));
+  // Begins with the range; then the line of least squares through the codes that it gave, and
+  // again, as long as the squared error falls. Extremes are met less well and the rest better,
+  // which on keys costs a sixth less of perplexity, and on values more.
+  static Int4Group Fitted(const float* from, std::int64_t count) {
+    Int4Group group = OverRange(from, count);
+    float error = SquaredError(group.line_, from, count);
+    for (int round = 0; round < kFits; ++round) {
+      const Line next = Fit(group.line_, from, count);
+      const float next_error = SquaredError(next, from, count);
+      if (!(next_error < error)) break;
+      group.line_ = next;
+      error = next_error;
+    }
+    return group;
   }
+
+  std::uint16_t scale_bits() const { return line_.scale_bits; }
+  std::uint16_t offset_bits() const { return line_.offset_bits; }
+  std::uint8_t Code(float x) const { return static_cast<std::uint8_t>(line_.Code(x)); }
+
+ private:
+  static constexpr int kFits = 3;
+
+  // Numbers as they are kept, rounded to f16: codes are made with these.
+  struct Line {
+    std::uint16_t scale_bits = 0;
+    std::uint16_t offset_bits = 0;
+    float scale = 0.0F;
+    float offset = 0.0F;
+    float inverse = 0.0F;
+
+    Line() = default;
+    Line(float wanted_scale, float wanted_offset) {
+      wanted_scale = std::clamp(wanted_scale, 0.0F, kHalfLargest);
+      wanted_offset = std::clamp(wanted_offset, -kHalfLargest, kHalfLargest);
+      FloatToHalf(&wanted_scale, &scale_bits, 1);
+      FloatToHalf(&wanted_offset, &offset_bits, 1);
+      HalfToFloat(&scale_bits, &scale, 1);
+      HalfToFloat(&offset_bits, &offset, 1);
+      inverse = InverseOf(scale);
+    }
+    float Code(float x) const { return Nearest((x - offset) * inverse, 0.0F, kInt4Largest); }
+  };
+
+  static float SquaredError(const Line& line, const float* from, std::int64_t count) {
+    float sum = 0.0F;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float error = line.scale * line.Code(from[i]) + line.offset - from[i];
+      sum += error * error;
+    }
+    return sum;
+  }
+
+  static Line Fit(const Line& line, const float* from, std::int64_t count) {
+    float codes = 0.0F;
+    float values = 0.0F;
+    float squares = 0.0F;
+    float products = 0.0F;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float code = line.Code(from[i]);
+      const float value = from[i] - line.offset;
+      codes += code;
+      values += value;
+      squares += code * code;
+      products += code * value;
+    }
+    const auto n = static_cast<float>(count);
+    const float spread = n * squares - codes * codes;
+    if (!(spread > 0.0F)) return line;
+    const float scale = (n * products - codes * values) / spread;
+    return {scale, line.offset + (values - scale * codes) / n};
+  }
+
+  Line line_;
 };
 
-// Codes of a row of `count` numbers, in one group (`high` is `low`) or one for each half.
+// Codes of a row of `count` numbers, in one group for each half.
 void PackRow(const float* from, std::int64_t count, const Int4Group& low, const Int4Group& high,
              std::uint8_t* to) {
   const std::int64_t half = count / 2;
@@ -201,7 +270,7 @@ void UnpackHalf(const std::uint8_t* from, std::int64_t half, int shift, std::uin
   }
 }
 
-// Keys: a scale and an offset per channel. Values: per half of a token.
+// A scale and an offset for half a row: keys have a row for each channel, values for each token.
 class Int4Codec final : public BlockCodec {
  public:
   void WriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
@@ -227,13 +296,13 @@ class Int4Codec final : public BlockCodec {
     for (std::int64_t token = 0; token < tokens; ++token) {
       const float* value = from + token * stride;
       const std::int64_t slot = first_slot + token;
-      const Int4Group low(value, half);
-      const Int4Group high(value + half, half);
+      const Int4Group low = Int4Group::OverRange(value, half);
+      const Int4Group high = Int4Group::OverRange(value + half, half);
       PackRow(value, dim, low, high, codes + slot * half);
-      scales[slot] = low.scale_bits;
-      scales[block_size + slot] = high.scale_bits;
-      offsets[slot] = low.offset_bits;
-      offsets[block_size + slot] = high.offset_bits;
+      scales[slot] = low.scale_bits();
+      scales[block_size + slot] = high.scale_bits();
+      offsets[slot] = low.offset_bits();
+      offsets[block_size + slot] = high.offset_bits();
     }
   }
 
@@ -241,12 +310,12 @@ class Int4Codec final : public BlockCodec {
                 float* to) const noexcept override {
     const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
     const std::uint16_t* scales = ScalesOfInt4(plane, block_size, dim);
-    const std::uint16_t* offsets = scales + dim;
+    const std::uint16_t* offsets = scales + 2 * dim;
     const std::int64_t half = block_size / 2;
     for (std::int64_t d = 0; d < dim; ++d) {
       for (int high = 0; high < 2; ++high) {
-        UnpackHalf(codes + d * half, half, 4 * high, scales[d], offsets[d],
-                   to + d * block_size + high * half);
+        UnpackHalf(codes + d * half, half, 4 * high, scales[high * dim + d],
+                   offsets[high * dim + d], to + d * block_size + high * half);
       }
     }
   }
@@ -277,11 +346,15 @@ class Int4Codec final : public BlockCodec {
   static void WriteChannel(std::byte* plane, std::int64_t block_size, std::int64_t dim,
                            std::int64_t d, const float* channel) {
     std::uint16_t* scales = ScalesOfInt4(plane, block_size, dim);
-    const Int4Group group(channel, block_size);
-    PackRow(channel, block_size, group, group,
-            reinterpret_cast<std::uint8_t*>(plane) + d * (block_size / 2));
-    scales[d] = group.scale_bits;
-    scales[dim + d] = group.offset_bits;
+    std::uint16_t* offsets = scales + 2 * dim;
+    const std::int64_t half = block_size / 2;
+    const Int4Group low = Int4Group::Fitted(channel, half);
+    const Int4Group high = Int4Group::Fitted(channel + half, half);
+    PackRow(channel, block_size, low, high, reinterpret_cast<std::uint8_t*>(plane) + d * half);
+    scales[d] = low.scale_bits();
+    scales[dim + d] = high.scale_bits();
+    offsets[d] = low.offset_bits();
+    offsets[dim + d] = high.offset_bits();
   }
 };
 

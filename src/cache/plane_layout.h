@@ -6,8 +6,8 @@
 //
 //   f32, f16, bf16  the elements
 //   int8            codes in [-127, 127], then f32 scales [block_size]: x = scale[token] * code
-//   int4 keys       codes in [0, 15], then f16 scales [dim] and f16 offsets [dim], for each channel
-//                   within the block: x = scale[d] * code + offset[d]
+//   int4 keys       codes in [0, 15], then f16 scales [2, dim] and f16 offsets [2, dim], for each
+//                   channel within each half of the block: x = scale[h, d] * code + offset[h, d]
 //   int4 values     codes in [0, 15], then f16 scales [2, block_size] and f16 offsets [2,
 //                   block_size], for each half of a token's dimensions
 //
@@ -45,7 +45,7 @@ constexpr std::size_t KeyPlaneBytes(KvType type, std::int64_t block_size, std::i
   const std::size_t codes = CodeBytes(type, block_size * dim);
   if (type == KvType::kInt8) return codes + static_cast<std::size_t>(block_size) * sizeof(float);
   if (type == KvType::kInt4)
-    return codes + static_cast<std::size_t>(dim) * 2 * sizeof(std::uint16_t);
+    return codes + static_cast<std::size_t>(dim) * 4 * sizeof(std::uint16_t);
   return codes;
 }
 
