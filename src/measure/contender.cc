@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "measure/contender.h"
+
+#include <chrono>
+
+#include "base/check.h"
+
+namespace carousel {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+}  // namespace
+
+std::vector<Spread> TakeTurns(std::span<Contender* const> contenders, const Rounds& rounds,
+                              const std::function<bool()>& go_on) {
+  CAROUSEL_CHECK_GT(rounds.count, 0);
+  for (Contender* contender : contenders) {
+    if (!go_on()) return {};
+    contender->Run();
+  }
+  std::vector<std::vector<double>> seconds(contenders.size());
+  const auto begin = Clock::now();
+  for (std::int64_t round = 0; round < rounds.count; ++round) {
+    if (round > 0 && SecondsSince(begin) > rounds.enough_seconds) break;
+    for (std::size_t turn = 0; turn < contenders.size(); ++turn) {
+      if (!go_on()) return {};
+      const std::size_t i = round % 2 == 0 ? turn : contenders.size() - 1 - turn;
+      const auto begin_of_run = Clock::now();
+      contenders[i]->Run();
+      seconds[i].push_back(SecondsSince(begin_of_run));
+    }
+  }
+  std::vector<Spread> spreads;
+  for (std::vector<double>& of_contender : seconds)
+    spreads.push_back(SpreadOf(std::move(of_contender)));
+  return spreads;
+}
+
+}  // namespace carousel

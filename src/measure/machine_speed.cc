@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "measure/machine_speed.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "measure/machine_speed.cc"
+#include <hwy/foreach_target.h>
+// Highway's own header comes after foreach_target.
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace carousel {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Reads `count` floats, a multiple of 256, and returns their sum so that the reading is not left
+// out.
+float ReadFloats(const float* from, std::size_t count) {
+  const hn::ScalableTag<float> full;
+  const std::size_t lanes = hn::Lanes(full);
+  auto a = hn::Zero(full);
+  auto b = a;
+  auto c = a;
+  auto d = a;
+  for (std::size_t i = 0; i < count; i += 4 * lanes) {
+    a = hn::Add(a, hn::Load(full, from + i));
+    b = hn::Add(b, hn::Load(full, from + i + lanes));
+    c = hn::Add(c, hn::Load(full, from + i + 2 * lanes));
+    d = hn::Add(d, hn::Load(full, from + i + 3 * lanes));
+  }
+  return hn::GetLane(hn::SumOfLanes(full, hn::Add(hn::Add(a, b), hn::Add(c, d))));
+}
+
+// Twelve chains of multiply-adds that wait for nobody but themselves: more than any core has units
+// times their latency, and as many as leave AVX2 registers for the factors.
+float MultiplyAdds(std::int64_t steps, float factor, float addend) {
+  const hn::ScalableTag<float> full;
+  const auto f = hn::Set(full, factor);
+  const auto s = hn::Set(full, addend);
+  auto a = hn::Set(full, 0.0F), b = hn::Set(full, 0.1F), c = hn::Set(full, 0.2F);
+  auto d = hn::Set(full, 0.3F), e = hn::Set(full, 0.4F), g = hn::Set(full, 0.5F);
+  auto h = hn::Set(full, 0.6F), i = hn::Set(full, 0.7F), j = hn::Set(full, 0.8F);
+  auto k = hn::Set(full, 0.9F), l = hn::Set(full, 1.0F), m = hn::Set(full, 1.1F);
+  for (std::int64_t step = 0; step < steps; ++step) {
+    a = hn::MulAdd(a, f, s);
+    b = hn::MulAdd(b, f, s);
+    c = hn::MulAdd(c, f, s);
+    d = hn::MulAdd(d, f, s);
+    e = hn::MulAdd(e, f, s);
+    g = hn::MulAdd(g, f, s);
+    h = hn::MulAdd(h, f, s);
+    i = hn::MulAdd(i, f, s);
+    j = hn::MulAdd(j, f, s);
+    k = hn::MulAdd(k, f, s);
+    l = hn::MulAdd(l, f, s);
+    m = hn::MulAdd(m, f, s);
+  }
+  const auto abcd = hn::Add(hn::Add(a, b), hn::Add(c, d));
+  const auto eghi = hn::Add(hn::Add(e, g), hn::Add(h, i));
+  const auto jklm = hn::Add(hn::Add(j, k), hn::Add(l, m));
+  return hn::GetLane(hn::SumOfLanes(full, hn::Add(hn::Add(abcd, eghi), jklm)));
+}
+
+// Of one step of MultiplyAdds.
+double FlopsOfStep() {
+  return 12.0 * 2.0 * static_cast<double>(hn::Lanes(hn::ScalableTag<float>()));
+}
+
+const char* NameOfTarget() { return hwy::TargetName(HWY_TARGET); }
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace carousel
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace carousel {
+
+HWY_EXPORT(ReadFloats);
+HWY_EXPORT(MultiplyAdds);
+HWY_EXPORT(FlopsOfStep);
+HWY_EXPORT(NameOfTarget);
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kPasses = 7;
+// Tasks per thread, so that a thread that starts late leaves its share to the others.
+constexpr std::int64_t kTasksPerThread = 8;
+
+// The shortest of kPasses runs of task(0), ..., task(tasks - 1); their results are kept from being
+// optimised away.
+double LeastSeconds(std::int64_t tasks, const std::function<float(std::int64_t)>& task) {
+  std::vector<float> results(static_cast<std::size_t>(tasks));
+  double least = 1e9;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const auto begin = Clock::now();
+    ParallelFor(tasks, [&](std::int64_t i) { results[static_cast<std::size_t>(i)] = task(i); });
+    least = std::min(least, std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  volatile float kept = *std::max_element(results.begin(), results.end());
+  static_cast<void>(kept);
+  return least;
+}
+
+double MeasureMemory(std::int64_t tasks, std::int64_t cache_bytes) {
+  constexpr std::int64_t kLeastBytes = std::int64_t{256} << 20;
+  constexpr std::int64_t kPageFloats = 1024;
+  const std::int64_t bytes = std::max(kLeastBytes, 8 * cache_bytes);
+  const std::int64_t floats_of_task =
+      bytes / static_cast<std::int64_t>(sizeof(float)) / tasks / kPageFloats * kPageFloats;
+  AlignedBuffer<float> buffer(static_cast<std::size_t>(floats_of_task * tasks));
+  const auto part = [&](std::int64_t i) { return buffer.data() + i * floats_of_task; };
+  // Written first: pages that nobody has written are all the same one.
+  ParallelFor(tasks, [&](std::int64_t i) { std::fill_n(part(i), floats_of_task, 1.0F); });
+  const auto read = HWY_DYNAMIC_DISPATCH(ReadFloats);
+  const double seconds = LeastSeconds(tasks, [&](std::int64_t i) {
+    return read(part(i), static_cast<std::size_t>(floats_of_task));
+  });
+  return static_cast<double>(buffer.size() * sizeof(float)) / seconds * 1e-9;
+}
+
+double MeasureMultiplyAdds(std::int64_t tasks) {
+  constexpr std::int64_t kSteps = 1'000'000;
+  // Volatile, so that nothing is computed before the program runs. The chains stay near 1.
+  volatile float factor = 0.5F;
+  volatile float addend = 0.5F;
+  const auto multiply = HWY_DYNAMIC_DISPATCH(MultiplyAdds);
+  const double seconds =
+      LeastSeconds(tasks, [&](std::int64_t) { return multiply(kSteps, factor, addend); });
+  return static_cast<double>(kSteps * tasks) * HWY_DYNAMIC_DISPATCH(FlopsOfStep)() / seconds * 1e-9;
+}
+
+}  // namespace
+
+std::int64_t LastLevelCacheBytes() {
+  constexpr std::int64_t kGuess = std::int64_t{32} << 20;
+  std::int64_t most = 0;
+  for (const int name : {_SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL4_CACHE_SIZE})
+    most = std::max<std::int64_t>(most, sysconf(name));
+  return most > 0 ? most : kGuess;
+}
+
+MachineSpeed MeasureMachine() {
+  MachineSpeed speed;
+  speed.target = HWY_DYNAMIC_DISPATCH(NameOfTarget)();
+  speed.threads = ParallelWidth();
+  speed.cache_bytes = LastLevelCacheBytes();
+  const std::int64_t tasks = speed.threads * kTasksPerThread;
+  speed.memory_gb_per_s = MeasureMemory(tasks, speed.cache_bytes);
+  speed.peak_gflop_per_s = MeasureMultiplyAdds(tasks);
+  return speed;
+}
+
+}  // namespace carousel
+
+#endif  // HWY_ONCE
