@@ -4,6 +4,7 @@
 #include <oneapi/tbb/partitioner.h>
 #include <oneapi/tbb/task_arena.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "base/parallel.h"
@@ -23,7 +24,13 @@ void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& ta
       tbb::simple_partitioner());
 }
 
-std::int64_t ParallelWidth() { return tbb::this_task_arena::max_concurrency(); }
+std::int64_t ParallelWidth() {
+  // The arena's width does not know of the limit.
+  const auto limit =
+      tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism);
+  return std::min<std::int64_t>(tbb::this_task_arena::max_concurrency(),
+                                static_cast<std::int64_t>(limit));
+}
 
 void SetThreadCount(std::int64_t threads) {
   static std::unique_ptr<tbb::global_control> control;

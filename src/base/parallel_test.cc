@@ -36,6 +36,7 @@ TEST(SetThreadCount, OneThreadStillRunsEverything) {
   std::atomic<int> total = 0;
   ParallelFor(10, [&](std::int64_t) { ++total; });
   EXPECT_EQ(total, 10);
+  EXPECT_EQ(ParallelWidth(), 1);
   SetThreadCount(0);
   EXPECT_GE(ParallelWidth(), 1);
 }
