@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "carousel/engine.h"
 #include "carousel/model.h"
 #include "cli/flags.h"
 #include "engine/tokenizer.h"
+#include "measure/attention_load.h"
 
 namespace carousel {
 
@@ -23,6 +25,12 @@ class Backend {
                                                    std::int64_t vocabulary_size) = 0;
   virtual std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
                                                const EngineConfig& config) = 0;
+  // The attention of another engine, to be measured beside ours; empty where there is none. `load`
+  // outlives it.
+  virtual std::vector<std::unique_ptr<AttentionContender>> RivalAttention(
+      const AttentionLoad& /*load*/) {
+    return {};
+  }
 };
 
 // An engine with the tokenizer of its model.

@@ -8,6 +8,7 @@
 #include <array>
 #include <utility>
 
+#include "cli/bench_definition.h"
 #include "cli/error_text.h"
 #include "cli/usage_error.h"
 #include "text/stop_strings.h"
@@ -57,27 +58,15 @@ void Checked(const FieldLabels& labels, Check check) {
   }
 }
 
-void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& value) {
-  if (flags.Given(flag) && value.empty())
-    throw UsageError(fmt::format("{}: is empty; give a name", flags.Label(flag)));
-}
-
 void CheckPaths(const FlagSet& flags, const ModelFlags& model, const std::string* json) {
   RefuseEmpty(flags, "--model", model.directory);
   if (json != nullptr) RefuseEmpty(flags, "--json", *json);
 }
 
-// A tokenizer's files are part of the model's folder.
-FieldLabels ModelLabels(const FlagSet& flags) {
-  FieldLabels labels = flags.Labels();
-  labels["tokenizer"] = flags.Label("--model");
-  return labels;
-}
-
 void SettleCache(const FlagSet& flags, const CacheFlags& cache, EngineConfig* config,
                  Invocation* invocation) {
   invocation->labels = ModelLabels(flags);
-  Checked(invocation->labels, [&] { *config = SettledConfig(cache); });
+  *config = CheckedConfig(cache, invocation->labels);
   for (const std::string& flag : FlagsWithoutEffect(flags, cache))
     invocation->notes.push_back(fmt::format("{}: has no effect with --no-eviction", flag));
 }
@@ -256,16 +245,32 @@ class ChatCommand : public CommandDefinition {
   CacheFlags cache_;
 };
 
-template <typename Command>
-std::unique_ptr<CommandDefinition> Define(CLI::App* program, const char* name,
-                                          const char* description, const char* footer) {
-  CLI::App* app = program->add_subcommand(name, description);
-  app->footer(footer);
-  app->allow_extras();  // so that the messages about them are ours
-  return std::make_unique<Command>(app);
+}  // namespace
+
+void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& value) {
+  if (flags.Given(flag) && value.empty())
+    throw UsageError(fmt::format("{}: is empty; give a name", flags.Label(flag)));
 }
 
-}  // namespace
+FieldLabels ModelLabels(const FlagSet& flags) {
+  FieldLabels labels = flags.Labels();
+  labels["tokenizer"] = flags.Label("--model");
+  return labels;
+}
+
+EngineConfig CheckedConfig(const CacheFlags& cache, const FieldLabels& labels) {
+  EngineConfig config;
+  Checked(labels, [&] { config = SettledConfig(cache); });
+  return config;
+}
+
+CLI::App* AddCommand(CLI::App* parent, const char* name, const char* description,
+                     const char* footer) {
+  CLI::App* app = parent->add_subcommand(name, description);
+  app->footer(footer);
+  app->allow_extras();  // so that the messages about them are ours
+  return app;
+}
 
 std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program) {
   std::vector<std::unique_ptr<CommandDefinition>> commands;
@@ -278,6 +283,7 @@ std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program
   commands.push_back(
       Define<GenerateCommand>(program, "generate", "Answer one prompt", kGenerateFooter));
   commands.push_back(Define<ChatCommand>(program, "chat", "Talk without an end", kChatFooter));
+  DefineBench(program, &commands);
   return commands;
 }
 

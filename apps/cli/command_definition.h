@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cli/command_line.h"
@@ -26,7 +27,24 @@ class CommandDefinition {
   FlagSet flags_;
 };
 
-// Adds info, stream, generate and chat to `program`, which must outlive them.
+// Adds info, stream, generate, chat and the two of bench to `program`, which must outlive them.
 std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program);
+
+// What several definitions share. Each throws UsageError that names the flag.
+void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& value);
+// A tokenizer's files are part of the model's folder.
+FieldLabels ModelLabels(const FlagSet& flags);
+// What the engine is to be told by `cache`.
+EngineConfig CheckedConfig(const CacheFlags& cache, const FieldLabels& labels);
+
+// A command's place in `parent`, which outlives it.
+CLI::App* AddCommand(CLI::App* parent, const char* name, const char* description,
+                     const char* footer);
+
+template <typename Command>
+std::unique_ptr<CommandDefinition> Define(CLI::App* parent, const char* name,
+                                          const char* description, const char* footer) {
+  return std::make_unique<Command>(AddCommand(parent, name, description, footer));
+}
 
 }  // namespace carousel

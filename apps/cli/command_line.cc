@@ -25,6 +25,7 @@ Examples:
   carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512
   carousel generate --prompt "Name three rivers." --max-new-tokens 64
   carousel chat
+  carousel bench attention --contexts 512,4096
 
 Every flag is also an environment variable: --max-cache-size is CAROUSEL_MAX_CACHE_SIZE.
 Exit status: 0 done, 1 failed, 2 bad usage, 130 stopped by Ctrl-C.
@@ -66,6 +67,15 @@ std::size_t EditDistance(std::string_view left, std::string_view right) {
   return row[right.size()];
 }
 
+// "bench attention": without the program's name.
+std::string FullName(const CLI::App& command) {
+  std::string name = command.get_name();
+  for (const CLI::App* above = command.get_parent(); above->get_parent() != nullptr;
+       above = above->get_parent())
+    name = above->get_name() + " " + name;
+  return name;
+}
+
 std::string Shown(const std::string& argument) { return argument.empty() ? "\"\"" : argument; }
 
 std::string NearestFlag(const CLI::App& command, std::string_view flag) {
@@ -83,7 +93,7 @@ std::string NearestFlag(const CLI::App& command, std::string_view flag) {
 }
 
 [[noreturn]] void FailUnexpected(const CLI::App& command, std::string argument) {
-  const std::string name = command.get_name();
+  const std::string name = FullName(command);
   if (!argument.starts_with("-"))
     throw UsageError(fmt::format("{}: unexpected; see carousel {} --help", Shown(argument), name));
   argument = argument.substr(0, argument.find('='));
@@ -91,6 +101,19 @@ std::string NearestFlag(const CLI::App& command, std::string_view flag) {
   throw UsageError(nearest.empty()
                        ? fmt::format("{}: unknown flag; see carousel {} --help", argument, name)
                        : fmt::format("{}: unknown flag; did you mean {}?", argument, nearest));
+}
+
+// A command that only has commands of its own, none of which was named.
+[[noreturn]] void FailWithoutPart(const CLI::App& command) {
+  const std::string name = FullName(command);
+  std::vector<std::string> parts;
+  for (const CLI::App* part : command.get_subcommands([](const CLI::App*) { return true; }))
+    parts.push_back(part->get_name());
+  const std::string choice = fmt::format("{}", fmt::join(parts, " or "));
+  const std::vector<std::string> unknown = command.remaining();
+  if (unknown.empty()) throw UsageError(fmt::format("{}: of what? Use {} {}", name, name, choice));
+  throw UsageError(
+      fmt::format("{}: unknown after {}; use {}", Shown(unknown.front()), name, choice));
 }
 
 // CLI11 takes "--flag=" for a flag whose value is the next argument; an empty value is meant.
@@ -129,15 +152,18 @@ std::optional<std::string> Split(const std::vector<std::string>& arguments, Prog
     throw UsageError(OneLine(error.what()));
   }
   const CommandDefinition* chosen = program->chosen();
+  if (chosen == nullptr && !program->app.get_subcommands().empty())
+    FailWithoutPart(*program->app.get_subcommands().front());
   const std::vector<std::string> unknown = program->app.remaining();
   if (!unknown.empty()) {
     if (chosen != nullptr || unknown.front().starts_with("-"))
       throw UsageError(fmt::format("{}: unknown flag; see carousel --help", unknown.front()));
-    throw UsageError(fmt::format("{}: unknown command; use info, stream, generate or chat",
+    throw UsageError(fmt::format("{}: unknown command; use info, stream, generate, chat or bench",
                                  Shown(unknown.front())));
   }
   if (chosen == nullptr)
-    throw UsageError("no command; use info, stream, generate or chat, or see carousel --help");
+    throw UsageError(
+        "no command; use info, stream, generate, chat or bench, or see carousel --help");
   const std::vector<std::string> unexpected = chosen->app()->remaining();
   if (!unexpected.empty()) FailUnexpected(*chosen->app(), unexpected.front());
   return std::nullopt;

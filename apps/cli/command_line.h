@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "cli/bench_flags.h"
 #include "cli/flags.h"
 
 namespace carousel {
@@ -16,7 +17,9 @@ struct PrintText {
 };
 
 struct Invocation {
-  std::variant<PrintText, InfoFlags, StreamFlags, GenerateFlags, ChatFlags> command;
+  std::variant<PrintText, InfoFlags, StreamFlags, GenerateFlags, ChatFlags, BenchAttentionFlags,
+               BenchModelFlags>
+      command;
   // How errors that come up later call the settings.
   FieldLabels labels;
   // One line each, for standard error: what was given and has no effect.

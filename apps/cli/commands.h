@@ -12,6 +12,8 @@ int RunInfo(const InfoFlags& flags, Backend* backend, Console* console);
 int RunStream(const StreamFlags& flags, Backend* backend, Console* console);
 int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console);
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console);
+int RunBenchAttention(const BenchAttentionFlags& flags, Backend* backend, Console* console);
+int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* console);
 
 // The whole program: parses, runs, and says in one line on standard error what went wrong.
 int RunProgram(const std::vector<std::string>& arguments, const Environment& environment,

@@ -40,16 +40,6 @@ std::optional<Number> ParseNumber(std::string_view text) {
   return number;
 }
 
-std::int64_t ReadInteger(const std::string& text, IntegerRange range) {
-  const auto number = ParseNumber<std::int64_t>(text);
-  if (!number) throw UsageError(fmt::format("\"{}\" is not a whole number", text));
-  if (*number < range.least)
-    throw UsageError(fmt::format("{} is too small; the least is {}", *number, range.least));
-  if (*number > range.most)
-    throw UsageError(fmt::format("{} is too large; the most is {}", *number, range.most));
-  return *number;
-}
-
 double ReadReal(const std::string& text) {
   const auto number = ParseNumber<double>(text);
   if (!number || !std::isfinite(*number))
@@ -88,6 +78,21 @@ bool ReadSwitch(std::string text) {
 }
 
 }  // namespace
+
+std::int64_t ReadInteger(const std::string& text, IntegerRange range) {
+  const auto number = ParseNumber<std::int64_t>(text);
+  if (!number) throw UsageError(fmt::format("\"{}\" is not a whole number", text));
+  if (*number < range.least)
+    throw UsageError(fmt::format("{} is too small; the least is {}", *number, range.least));
+  if (*number > range.most)
+    throw UsageError(fmt::format("{} is too large; the most is {}", *number, range.most));
+  return *number;
+}
+
+void RequireOneOf(const std::string& text, const std::vector<std::string>& names) {
+  if (std::find(names.begin(), names.end(), text) == names.end())
+    throw UsageError(fmt::format("\"{}\" is not one of {}", text, fmt::join(names, ", ")));
+}
 
 void FlagSet::Text(Spec spec, std::string* target) {
   Add(std::move(spec), [target](const std::string& value) { *target = value; });
@@ -133,9 +138,26 @@ void FlagSet::Switch(Spec spec, bool* target) {
 
 void FlagSet::CheckedText(Spec spec, const std::vector<std::string>& names, Setter set) {
   Add(std::move(spec), [names, set = std::move(set)](const std::string& value) {
-    if (std::find(names.begin(), names.end(), value) == names.end())
-      throw UsageError(fmt::format("\"{}\" is not one of {}", value, fmt::join(names, ", ")));
+    RequireOneOf(value, names);
     set(value);
+  });
+}
+
+void FlagSet::List(Spec spec, std::function<void(const std::vector<std::string>&)> read) {
+  Add(std::move(spec), [read = std::move(read)](const std::string& value) {
+    std::vector<std::string> words;
+    for (std::size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+      end = value.find(',', begin);
+      words.push_back(value.substr(begin, end - begin));
+    }
+    read(words);
+  });
+}
+
+void FlagSet::Integers(Spec spec, IntegerRange range, std::vector<std::int64_t>* target) {
+  List(std::move(spec), [range, target](const std::vector<std::string>& words) {
+    target->clear();
+    for (const std::string& word : words) target->push_back(ReadInteger(word, range));
   });
 }
 

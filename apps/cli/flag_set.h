@@ -28,6 +28,11 @@ struct IntegerRange {
   std::int64_t most = INT64_MAX;
 };
 
+// Throws UsageError, without a flag's name.
+std::int64_t ReadInteger(const std::string& text, IntegerRange range);
+// Throws UsageError, without a flag's name, for what is not one of `names`.
+void RequireOneOf(const std::string& text, const std::vector<std::string>& names);
+
 // CLI11 splits the command line and prints the help. Values are read here, so that every message
 // has one shape: the flag, the value, the limit, the mend. Given twice, the last one counts; a
 // variable
@@ -57,6 +62,10 @@ class FlagSet {
   void Real(Spec spec, double* target);
   void Bytes(Spec spec, std::int64_t* target);  // 4096, 64K, 64M, 1G; powers of 1024
   void Switch(Spec spec, bool* target);
+  // Values with commas between them, at least one. `read` throws UsageError without the flag's
+  // name.
+  void List(Spec spec, std::function<void(const std::vector<std::string>&)> read);
+  void Integers(Spec spec, IntegerRange range, std::vector<std::int64_t>* target);
   // One of `names`; `parse` is the inverse of the Name() function of carousel/config.h.
   template <typename Enum, typename Parse>
   void Choice(Spec spec, const std::vector<std::string>& names, Parse parse, Enum* target) {

@@ -35,9 +35,12 @@ void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target
   flags->Integer({"--recent-size", "N",
                   WithDefault("Newest tokens that are never evicted", eviction.recent_size)},
                  kAnySize, &eviction.recent_size);
-  flags->Integer({"--max-cache-size", "N",
-                  WithDefault("Most tokens in the cache, in each layer", eviction.max_cache_size)},
-                 kAnySize, &eviction.max_cache_size);
+  if (choice.one_size) {
+    flags->Integer(
+        {"--max-cache-size", "N",
+         WithDefault("Most tokens in the cache, in each layer", eviction.max_cache_size)},
+        kAnySize, &eviction.max_cache_size);
+  }
   flags->Choice(
       {"--aggregation", "M",
        WithDefault("How a block's importance adds up: sum, norm_sum", Name(eviction.aggregation))},
@@ -86,7 +89,8 @@ void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   CacheConfig& cache = target->config.cache;
   const std::vector<std::string> kv_types = {"f32", "f16", "bf16", "int8", "int4"};
   flags->Heading("Cache");
-  flags->Switch({"--no-eviction", "", "Keep every token"}, &target->no_eviction);
+  if (choice.one_size)
+    flags->Switch({"--no-eviction", "", "Keep every token"}, &target->no_eviction);
   flags->Integer({"--block-size", "N", WithDefault("Tokens in a block", cache.block_size)},
                  kAnySize, &cache.block_size);
   flags->Choice({"--kv-type-k", "T",

@@ -71,6 +71,7 @@ struct ChatFlags {
 
 struct CacheFlagChoice {
   bool prompt_eviction = false;  // whether the command reads prompts of known length
+  bool one_size = true;          // --max-cache-size and --no-eviction; a sweep has a list
 };
 
 // Each adds its flags under headings of its own; the defaults that the help shows are what the

@@ -7,6 +7,7 @@
 #include "base/parallel.h"
 #include "openvino/openvino_model.h"
 #include "openvino/openvino_tokenizer.h"
+#include "openvino/rival_attention.h"
 
 namespace carousel {
 namespace {
@@ -40,6 +41,14 @@ class OpenVinoBackend : public Backend {
   std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
                                        const EngineConfig& config) override {
     return Engine::Create(std::move(model), config);
+  }
+
+  std::vector<std::unique_ptr<AttentionContender>> RivalAttention(
+      const AttentionLoad& load) override {
+    std::vector<std::unique_ptr<AttentionContender>> rivals;
+    for (const RivalKvType type : {RivalKvType::kF16, RivalKvType::kU8})
+      rivals.push_back(MakeRivalAttention(load, type));
+    return rivals;
   }
 };
 

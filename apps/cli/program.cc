@@ -22,6 +22,10 @@ int Run(const Invocation& invocation, Backend* backend, Console* console) {
         if constexpr (std::is_same_v<Flags, GenerateFlags>)
           return RunGenerate(flags, backend, console);
         if constexpr (std::is_same_v<Flags, ChatFlags>) return RunChat(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, BenchAttentionFlags>)
+          return RunBenchAttention(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, BenchModelFlags>)
+          return RunBenchModel(flags, backend, console);
         if constexpr (std::is_same_v<Flags, PrintText>) {
           console->out.Write(flags.text);
           return 0;

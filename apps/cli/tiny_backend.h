@@ -81,7 +81,11 @@ class ProgramTest : public testing::Test {
 
   // The model's folder is the test's.
   ProgramResult Run(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin() + 1, {"--model", folder_.string()});
+    arguments.insert(arguments.end(), {"--model", folder_.string()});
+    return RunExactly(arguments);
+  }
+
+  ProgramResult RunExactly(const std::vector<std::string>& arguments) {
     std::FILE* out = std::tmpfile();
     std::FILE* err = std::tmpfile();
     Console console{.out = TextOutput(fileno(out), "standard output"),

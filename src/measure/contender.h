@@ -26,9 +26,9 @@ struct Rounds {
 };
 
 // Runs every contender once as a warm-up, whose times are dropped, then round by round, every other
-// round in reverse. Returns the seconds of each contender's run. `go_on` is asked before each run;
-// nothing is returned once it has said no.
+// round in reverse. Returns the seconds of each contender's run. `on_round` hears which round
+// begins; 0 is the warm-up.
 std::vector<Spread> TakeTurns(std::span<Contender* const> contenders, const Rounds& rounds,
-                              const std::function<bool()>& go_on);
+                              const std::function<void(std::int64_t)>& on_round);
 
 }  // namespace carousel

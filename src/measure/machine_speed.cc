@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/machine_speed.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <map>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -95,6 +98,7 @@ HWY_EXPORT(NameOfTarget);
 
 namespace {
 
+namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kPasses = 7;
@@ -144,14 +148,37 @@ double MeasureMultiplyAdds(std::int64_t tasks) {
   return static_cast<double>(kSteps * tasks) * HWY_DYNAMIC_DISPATCH(FlopsOfStep)() / seconds * 1e-9;
 }
 
+// 0 where the file does not begin with a number.
+std::int64_t ReadNumber(const fs::path& path) {
+  std::int64_t number = 0;
+  std::ifstream(path) >> number;
+  return number;
+}
+
 }  // namespace
 
 std::int64_t LastLevelCacheBytes() {
   constexpr std::int64_t kGuess = std::int64_t{32} << 20;
-  std::int64_t most = 0;
-  for (const int name : {_SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL4_CACHE_SIZE})
-    most = std::max<std::int64_t>(most, sysconf(name));
-  return most > 0 ? most : kGuess;
+  // Each cache once, by the processors that share it. sysconf counts caches of a whole package, of
+  // which a virtual machine may have a small part.
+  std::map<std::string, std::int64_t> bytes_of_sharers;
+  int last_level = 0;
+  std::error_code error;
+  for (const auto& cpu : fs::directory_iterator("/sys/devices/system/cpu", error)) {
+    for (const auto& cache : fs::directory_iterator(cpu.path() / "cache", error)) {
+      const int level = static_cast<int>(ReadNumber(cache.path() / "level"));
+      const std::int64_t bytes = ReadNumber(cache.path() / "size") << 10;  // "32768K"
+      if (level < last_level || bytes <= 0) continue;
+      if (level > last_level) bytes_of_sharers.clear();
+      last_level = level;
+      std::string sharers;
+      std::getline(std::ifstream(cache.path() / "shared_cpu_list"), sharers);
+      bytes_of_sharers[sharers] = bytes;
+    }
+  }
+  std::int64_t sum = 0;
+  for (const auto& [sharers, bytes] : bytes_of_sharers) sum += bytes;
+  return sum > 0 ? sum : kGuess;
 }
 
 MachineSpeed MeasureMachine() {

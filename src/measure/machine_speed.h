@@ -16,7 +16,7 @@ struct MachineSpeed {
   double peak_gflop_per_s = 0.0;  // a float32 multiply-add counts twice
 };
 
-// The last-level cache as the system states it; 32 MB where it does not.
+// The last-level caches as the system states them, all together; 32 MB where it does not.
 std::int64_t LastLevelCacheBytes();
 
 // Takes seconds, most of them for pages of memory to become ours. The best of several passes: a

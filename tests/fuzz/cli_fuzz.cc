@@ -46,6 +46,8 @@ std::vector<std::string> FuzzSeeds() {
       "generate\n--token-ids\nids.json\n--prompt-eviction\nat_end\n--ignore-eos\n--rotation\nkeys",
       "chat\n--system\nBe brief.\n--no-eviction\n--kv-type-k\nf32\n--precision\nbf16",
       "info\n--model\nmodels/x\nCAROUSEL_THREADS=2\nCAROUSEL_NO_EVICTION=yes",
+      "bench\nattention\n--contexts=512,64\n--kv-types\nf16,int4\n--shifts\nnone,2\n--queries\n32",
+      "bench\nmodel\n--max-cache-size\noff,672\n--kv-type-v\nint8\nCAROUSEL_ROUNDS=3",
       "--help",
       "stream\n--help",
       "--version",

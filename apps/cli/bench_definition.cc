@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/bench_definition.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "cli/usage_error.h"
+
+namespace carousel {
+namespace {
+
+constexpr const char* kBenchFooter = R"(
+Examples:
+  carousel bench attention --contexts 512,4096 --kv-types f16,int8
+  carousel bench model --contexts 512,2048 --max-cache-size off,672)";
+
+constexpr const char* kAttentionFooter = R"(
+Decode is one query over a context; prompt is a context's own tokens as queries, each of which sees itself
+and what came before it, and GFLOP counts only what is seen. All times are per layer: a run goes through
+the layers of a whole model, and for decode through as many copies of it as exceed the last-level cache
+four times. GB is what the cache of a layer holds, scales included, read once.
+
+The engines take turns in one process, on the same tokens and with as many threads; a warm-up round is
+dropped, the median stands for the rest. The time of carousel includes the rotation of queries and the
+attention mass of the last 8 queries, by which blocks are evicted; the new tokens are in the cache
+beforehand. The time of openvino includes writing the new tokens to its cache; it gives no scores, and has
+no shifts.
+
+The whole sweep takes minutes; give fewer contexts or kinds of cache for less.
+
+Examples:
+  carousel bench attention --json attention.jsonl
+  carousel bench attention --phase decode --contexts 512,4096 --kv-types f16,int8 --shifts none,2,every_block
+  carousel bench attention --phase prompt --contexts 8192 --queries 256 --no-openvino)";
+
+constexpr const char* kModelFooter = R"(
+Reads a prompt of random tokens and goes on from it, in each kind of cache in turn; a warm-up round is
+dropped. The prompt's time ends with the first new token; the decode tokens come after it.
+
+Examples:
+  carousel bench model
+  carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 --kv-type-v int8)";
+
+constexpr std::int64_t kBlockSize = AttentionShape{}.block_size;
+
+const std::vector<std::string>& KvTypeNames() {
+  static const std::vector<std::string> names = {"f32", "f16", "bf16", "int8", "int4"};
+  return names;
+}
+
+void CheckMultiple(const std::string& flag, std::int64_t value) {
+  const std::int64_t below = value / kBlockSize * kBlockSize;
+  if (below == value) return;
+  const std::string mend = below == 0 ? fmt::format("use {}", kBlockSize)
+                                      : fmt::format("use {} or {}", below, below + kBlockSize);
+  throw UsageError(fmt::format("{}: {} is not a multiple of the block size {}; {}", flag, value,
+                               kBlockSize, mend));
+}
+
+class BenchAttentionCommand : public CommandDefinition {
+ public:
+  explicit BenchAttentionCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Work");
+    flags().Text({"--phase", "P", "decode, prompt or both (default both)"}, &phase_);
+    flags().Integers(
+        {"--contexts", "N,...",
+         fmt::format("Tokens attended to (default {})", fmt::join(target_.contexts, ","))},
+        {1, 1 << 20}, &target_.contexts);
+    flags().Integer(
+        {"--queries", "N",
+         "Queries of the prompt phase, the context's last tokens (default: all of them)"},
+        {1, INT64_MAX}, &target_.queries);
+    flags().List({"--kv-types", "T,...",
+                  fmt::format("How our cache is held (default {})", fmt::join(KvTypeNames(), ","))},
+                 [this](const std::vector<std::string>& words) { ReadKvTypes(words); });
+    flags().List({"--shifts", "S,...",
+                  "How many different rotations of the query the blocks ask for: none, a number, "
+                  "every_block (default none,every_block)"},
+                 [this](const std::vector<std::string>& words) { ReadShifts(words); });
+    flags().Text({"--shape-of", "DIR",
+                  "Take heads and layers from this model (default: those of SmolLM2-135M)"},
+                 &target_.shape_of);
+    flags().Switch({"--no-openvino", "", "Measure ours alone"}, &target_.no_openvino);
+    flags().Heading("Measurement");
+    flags().Integer(
+        {"--rounds", "N", fmt::format("How often each is timed (default {})", target_.rounds)},
+        {1, 1'000'000}, &target_.rounds);
+    flags().Integer({"--seconds", "N",
+                     fmt::format("Begin no further round of a context after so long (default {})",
+                                 target_.seconds)},
+                    {0, 1'000'000}, &target_.seconds);
+    flags().Integer({"--threads", "N", "CPU threads; 0: all cores (default 0)"}, {0, 1024},
+                    &target_.threads);
+    flags().Heading("Output");
+    AddJsonFlag(&flags(),
+                "Write one JSON object per line there, when all is measured; -: standard output, "
+                "without the table",
+                &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    if (phase_ != "decode" && phase_ != "prompt" && phase_ != "both")
+      throw UsageError(fmt::format("{}: \"{}\" is not one of decode, prompt, both",
+                                   flags().Label("--phase"), phase_));
+    target_.decode = phase_ != "prompt";
+    target_.prompt = phase_ != "decode";
+    for (const std::int64_t context : target_.contexts)
+      CheckMultiple(flags().Label("--contexts"), context);
+    CheckAgainstShortest();
+    RefuseEmpty(flags(), "--shape-of", target_.shape_of);
+    RefuseEmpty(flags(), "--json", target_.json);
+    FieldLabels labels = flags().Labels();
+    labels["model"] = flags().Label("--shape-of");
+    return {.command = target_, .labels = std::move(labels), .notes = {}};
+  }
+
+ private:
+  void ReadKvTypes(const std::vector<std::string>& words) {
+    target_.kv_types.clear();
+    for (const std::string& word : words) {
+      RequireOneOf(word, KvTypeNames());
+      target_.kv_types.push_back(*ParseKvType(word));
+    }
+  }
+
+  void ReadShifts(const std::vector<std::string>& words) {
+    target_.shifts.clear();
+    for (const std::string& word : words) {
+      if (word == "none") {
+        target_.shifts.push_back(kNoShifts);
+      } else if (word == "every_block") {
+        target_.shifts.push_back(kShiftInEveryBlock);
+      } else if (word.find_first_not_of("-0123456789") == std::string::npos && !word.empty()) {
+        target_.shifts.push_back(ReadInteger(word, {1, 1 << 20}));
+      } else {
+        throw UsageError(
+            fmt::format("\"{}\" is neither none nor every_block nor a whole number", word));
+      }
+    }
+  }
+
+  void CheckAgainstShortest() {
+    const std::int64_t context =
+        *std::min_element(target_.contexts.begin(), target_.contexts.end());
+    if (target_.prompt && target_.queries > context)
+      throw UsageError(fmt::format("{}: {} is more than the context of {}; use at most that",
+                                   flags().Label("--queries"), target_.queries, context));
+    const std::int64_t most = *std::max_element(target_.shifts.begin(), target_.shifts.end());
+    if (most > context / kBlockSize)
+      throw UsageError(fmt::format(
+          "{}: {} is more than the {} blocks of the context {}; use at most that, or every_block",
+          flags().Label("--shifts"), most, context / kBlockSize, context));
+  }
+
+  std::string phase_ = "both";
+  BenchAttentionFlags target_;
+};
+
+class BenchModelCommand : public CommandDefinition {
+ public:
+  explicit BenchModelCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Work");
+    flags().Integers(
+        {"--contexts", "N,...",
+         fmt::format("Tokens of the prompt (default {})", fmt::join(target_.contexts, ","))},
+        {1, 1 << 20}, &target_.contexts);
+    flags().Integer(
+        {"--decode-tokens", "N",
+         fmt::format("Tokens generated after the first (default {})", target_.decode_tokens)},
+        {1, 1 << 20}, &target_.decode_tokens);
+    flags().List(
+        {"--max-cache-size", "N,...",
+         "Most tokens in the cache, in each layer; off: keep every token (default off,672)"},
+        [this](const std::vector<std::string>& words) { ReadCacheSizes(words); });
+    flags().Integer(
+        {"--rounds", "N", fmt::format("How often each is timed (default {})", target_.rounds)},
+        {1, 1'000'000}, &target_.rounds);
+    AddModelFlags(&flags(), &target_.model);
+    AddCacheFlags(&flags(), {.prompt_eviction = true, .one_size = false}, &cache_);
+    flags().Heading("Output");
+    AddJsonFlag(&flags(),
+                "Write one JSON object per line there, when all is measured; -: standard output, "
+                "without the table",
+                &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    invocation.labels = ModelLabels(flags());
+    for (const std::optional<std::int64_t>& size : cache_sizes_) {
+      CacheFlags cache = cache_;
+      cache.no_eviction = !size.has_value();
+      if (size) cache.config.eviction->max_cache_size = *size;
+      target_.configs.push_back(CheckedConfig(cache, invocation.labels));
+    }
+    RefuseEmpty(flags(), "--model", target_.model.directory);
+    RefuseEmpty(flags(), "--json", target_.json);
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  void ReadCacheSizes(const std::vector<std::string>& words) {
+    cache_sizes_.clear();
+    for (const std::string& word : words) {
+      if (word == "off") {
+        cache_sizes_.push_back(std::nullopt);
+      } else {
+        cache_sizes_.push_back(ReadInteger(word, {INT64_MIN, INT64_MAX}));
+      }
+    }
+  }
+
+  std::vector<std::optional<std::int64_t>> cache_sizes_ = {std::nullopt,
+                                                           EvictionConfig{}.max_cache_size};
+  BenchModelFlags target_;
+  CacheFlags cache_;
+};
+
+}  // namespace
+
+void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinition>>* commands) {
+  CLI::App* bench =
+      AddCommand(program, "bench", "Measure how fast attention and models are here", kBenchFooter);
+  bench->require_subcommand(0, 1);
+  commands->push_back(Define<BenchAttentionCommand>(
+      bench, "attention", "Time attention alone, beside OpenVINO's and the machine's own limits",
+      kAttentionFooter));
+  commands->push_back(Define<BenchModelCommand>(
+      bench, "model", "Time prompt and decode of a model in different caches", kModelFooter));
+}
+
+}  // namespace carousel

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What carousel bench can be told.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/flags.h"
+#include "measure/our_attention.h"
+
+namespace carousel {
+
+struct BenchAttentionFlags {
+  bool decode = true;
+  bool prompt = true;
+  std::vector<std::int64_t> contexts = {512, 2048, 8192, 32768};  // tokens
+  std::int64_t queries = 0;  // of the prompt phase; 0: as many as the context has tokens
+  std::vector<KvType> kv_types = {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8,
+                                  KvType::kInt4};
+  std::vector<std::int64_t> shifts = {kNoShifts, kShiftInEveryBlock};
+  std::string shape_of;  // a model's folder; empty: DefaultAttentionShape
+  bool no_openvino = false;
+  std::int64_t rounds = 7;
+  std::int64_t seconds = 60;
+  std::int64_t threads = 0;  // 0: all cores
+  std::string json;
+};
+
+struct BenchModelFlags {
+  ModelFlags model;
+  std::vector<std::int64_t> contexts = {512, 2048};  // tokens
+  std::int64_t decode_tokens = 64;
+  std::vector<EngineConfig> configs;  // one for each --max-cache-size
+  std::int64_t rounds = 5;
+  std::string json;
+};
+
+}  // namespace carousel

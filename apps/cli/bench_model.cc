@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel bench model: prompt and decode of a whole model in caches of different kinds.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "carousel/engine.h"
+#include "cli/commands.h"
+#include "cli/numbers.h"
+#include "cli/process_memory.h"
+#include "cli/progress.h"
+#include "cli/whole_file.h"
+#include "measure/contender.h"
+
+namespace carousel {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using nlohmann::ordered_json;
+
+double SecondsBetween(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+// One model for several engines, of which one at a time is at work.
+class BorrowedModel : public Model {
+ public:
+  explicit BorrowedModel(Model* model) : model_(model) {}
+  const ModelSpec& spec() const override { return model_->spec(); }
+  std::span<const float> Forward(const ForwardInput& input, AttentionCallback& attention) override {
+    return model_->Forward(input, attention);
+  }
+
+ private:
+  Model* model_;
+};
+
+std::vector<TokenId> RandomTokens(std::int64_t count, std::int64_t vocabulary_size) {
+  std::mt19937 generator(1);
+  std::uniform_int_distribution<TokenId> any(0, static_cast<TokenId>(vocabulary_size - 1));
+  std::vector<TokenId> tokens(static_cast<std::size_t>(count));
+  for (TokenId& token : tokens) token = any(generator);
+  return tokens;
+}
+
+// A prompt and what is generated after it, from an empty cache.
+class Generation : public Contender {
+ public:
+  Generation(Engine* engine, const std::vector<TokenId>& prompt, std::int64_t decode_tokens)
+      : engine_(engine), prompt_(prompt), decode_tokens_(decode_tokens) {}
+
+  void Run() override {
+    engine_->Reset();
+    engine_->Submit(
+        {.prompt = prompt_, .max_new_tokens = decode_tokens_ + 1, .ignore_end_tokens = true});
+    const auto begin = Clock::now();
+    while (!engine_->Step().sampled) continue;
+    const auto first_token = Clock::now();
+    while (engine_->HasWork()) engine_->Step();
+    const auto end = Clock::now();
+    prompt_rates_.push_back(static_cast<double>(prompt_.size()) /
+                            SecondsBetween(begin, first_token));
+    decode_rates_.push_back(static_cast<double>(decode_tokens_) / SecondsBetween(first_token, end));
+  }
+
+  const Engine& engine() const { return *engine_; }
+  // Tokens per second, without the warm-up.
+  Spread PromptRate() const { return SpreadOf({prompt_rates_.begin() + 1, prompt_rates_.end()}); }
+  Spread DecodeRate() const { return SpreadOf({decode_rates_.begin() + 1, decode_rates_.end()}); }
+
+ private:
+  Engine* engine_;
+  const std::vector<TokenId>& prompt_;
+  std::int64_t decode_tokens_;
+  std::vector<double> prompt_rates_;
+  std::vector<double> decode_rates_;
+};
+
+void AddSpread(const std::string& name, const Spread& spread, ordered_json* line) {
+  (*line)[name] = spread.median;
+  (*line)[name + "_least"] = spread.least;
+  (*line)[name + "_most"] = spread.most;
+}
+
+ordered_json Line(const Generation& generation, std::int64_t context,
+                  const BenchModelFlags& flags) {
+  const Engine& engine = generation.engine();
+  const EngineConfig& config = engine.config();
+  const EngineMetrics metrics = engine.metrics();
+  ordered_json line = {{"type", "model"},
+                       {"engine", "carousel"},
+                       {"model", engine.model().spec().name},
+                       {"context", context},
+                       {"decode_tokens", flags.decode_tokens},
+                       {"max_cache_size", nullptr},
+                       {"kv_type_k", Name(config.cache.key_type)},
+                       {"kv_type_v", Name(config.cache.value_type)},
+                       {"chunk", config.chunk_size},
+                       {"threads", flags.model.threads},
+                       {"rotation", Name(metrics.rotation)},
+                       {"resident_tokens", metrics.resident_tokens},
+                       {"cache_bytes", metrics.cache_bytes}};
+  if (config.eviction) line["max_cache_size"] = config.eviction->max_cache_size;
+  AddSpread("prompt_tokens_per_s", generation.PromptRate(), &line);
+  AddSpread("decode_tokens_per_s", generation.DecodeRate(), &line);
+  return line;
+}
+
+std::string Row(const Generation& generation, std::int64_t context) {
+  const EngineConfig& config = generation.engine().config();
+  const auto rate = [](const Spread& spread) {
+    return fmt::format("{:.1f} ({:.1f} to {:.1f})", spread.median, spread.least, spread.most);
+  };
+  return fmt::format(
+      "{:>8} {:>9} {:>11} {:>9} {:>26} {:>26}\n", Grouped(context),
+      config.eviction ? Grouped(config.eviction->max_cache_size) : "off",
+      fmt::format("{}/{}", Name(config.cache.key_type), Name(config.cache.value_type)),
+      Grouped(generation.engine().metrics().resident_tokens), rate(generation.PromptRate()),
+      rate(generation.DecodeRate()));
+}
+
+}  // namespace
+
+int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* console) {
+  std::optional<WholeFile> file;
+  if (!flags.json.empty()) file.emplace(flags.json, console->out.fd());
+  const bool table = flags.json != "-";
+  const std::unique_ptr<Model> model = backend->LoadModel(flags.model);
+  std::vector<std::unique_ptr<Engine>> engines;
+  for (const EngineConfig& config : flags.configs)
+    engines.push_back(backend->CreateEngine(std::make_unique<BorrowedModel>(model.get()), config));
+  if (table)
+    console->out.Write(fmt::format(
+        "{}; tokens per second, median (least to most)\n{:>8} {:>9} {:>11} {:>9} {:>26} {:>26}\n",
+        model->spec().name, "context", "cache", "K/V", "resident", "prompt", "decode"));
+  Progress progress(&console->err);
+  std::string lines;
+  for (const std::int64_t context : flags.contexts) {
+    const std::vector<TokenId> prompt = RandomTokens(context, model->spec().vocabulary_size);
+    std::vector<Generation> generations;
+    for (const auto& engine : engines)
+      generations.emplace_back(engine.get(), prompt, flags.decode_tokens);
+    std::vector<Contender*> contenders;
+    for (Generation& generation : generations) contenders.push_back(&generation);
+    TakeTurns(contenders, {.count = flags.rounds, .enough_seconds = 1e9}, [&](std::int64_t round) {
+      progress.Show(
+          fmt::format("{} tokens: round {} of {}", Grouped(context), round, flags.rounds));
+    });
+    progress.Hide();
+    for (const Generation& generation : generations) {
+      if (table) console->out.Write(Row(generation, context));
+      lines += Line(generation, context, flags).dump() + "\n";
+    }
+  }
+  if (table)
+    console->out.Write(
+        fmt::format("memory: at most {}\n", Megabytes(ReadProcessMemory().peak_rss_bytes)));
+  if (file) file->Write(lines);
+  return 0;
+}
+
+}  // namespace carousel

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel bench over a tiny model and without another engine. tests/cli runs the real program.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "cli/tiny_backend.h"
+#include "cli/usage_error.h"
+#include "cli/whole_file.h"
+
+namespace carousel {
+namespace {
+
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<json> Lines(const std::string& text) {
+  std::vector<json> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(json::parse(line));
+  return lines;
+}
+
+std::string Problem(const std::vector<std::string>& arguments) {
+  try {
+    ParseCommandLine(arguments, [](const std::string&) { return nullptr; });
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+template <typename Flags>
+Flags ParseAs(const std::vector<std::string>& arguments) {
+  return std::get<Flags>(
+      ParseCommandLine(arguments, [](const std::string&) { return nullptr; }).command);
+}
+
+TEST(BenchFlags, DefaultsAreASweep) {
+  const auto flags = ParseAs<BenchAttentionFlags>({"bench", "attention"});
+  EXPECT_TRUE(flags.decode);
+  EXPECT_TRUE(flags.prompt);
+  EXPECT_THAT(flags.contexts, ElementsAre(512, 2048, 8192, 32768));
+  EXPECT_EQ(flags.kv_types.size(), 5U);
+  EXPECT_THAT(flags.shifts, ElementsAre(kNoShifts, kShiftInEveryBlock));
+  const auto model = ParseAs<BenchModelFlags>({"bench", "model"});
+  ASSERT_EQ(model.configs.size(), 2U);
+  EXPECT_FALSE(model.configs[0].eviction.has_value());
+  EXPECT_EQ(model.configs[1].eviction->max_cache_size, 672);
+}
+
+TEST(BenchFlags, ReadsLists) {
+  const auto flags = ParseAs<BenchAttentionFlags>(
+      {"bench", "attention", "--phase=prompt", "--contexts", "128,64", "--kv-types", "int8",
+       "--shifts", "none,2,every_block", "--queries", "32", "--rounds", "3", "--no-openvino"});
+  EXPECT_FALSE(flags.decode);
+  EXPECT_THAT(flags.contexts, ElementsAre(128, 64));
+  EXPECT_THAT(flags.kv_types, ElementsAre(KvType::kInt8));
+  EXPECT_THAT(flags.shifts, ElementsAre(kNoShifts, 2, kShiftInEveryBlock));
+  EXPECT_EQ(flags.queries, 32);
+  EXPECT_TRUE(flags.no_openvino);
+  const auto model =
+      ParseAs<BenchModelFlags>({"bench", "model", "--max-cache-size", "256,off", "--kv-type-k",
+                                "int8", "--start-size", "64", "--contexts", "100"});
+  ASSERT_EQ(model.configs.size(), 2U);
+  EXPECT_EQ(model.configs[0].eviction->start_size, 64);
+  EXPECT_EQ(model.configs[1].cache.key_type, KvType::kInt8);
+}
+
+TEST(BenchFlags, SayWhatIsWrong) {
+  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model");
+  EXPECT_EQ(Problem({"bench", "memory"}), "memory: unknown after bench; use attention or model");
+  EXPECT_EQ(Problem({"bench", "--rounds", "3"}),
+            "--rounds: unknown after bench; use attention or model");
+  EXPECT_EQ(Problem({"bench", "attention", "--context", "64"}),
+            "--context: unknown flag; did you mean --contexts?");
+  EXPECT_EQ(Problem({"bench", "attention", "64"}),
+            "64: unexpected; see carousel bench attention --help");
+  const auto problem = [](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"bench", "attention"});
+    return Problem(flags);
+  };
+  EXPECT_EQ(problem({"--contexts", "500"}),
+            "--contexts: 500 is not a multiple of the block size 32; use 480 or 512");
+  EXPECT_EQ(problem({"--contexts", "512,20"}),
+            "--contexts: 20 is not a multiple of the block size 32; use 32");
+  EXPECT_EQ(problem({"--contexts", "512,,64"}), "--contexts: \"\" is not a whole number");
+  EXPECT_EQ(problem({"--contexts", "0"}), "--contexts: 0 is too small; the least is 1");
+  EXPECT_EQ(problem({"--phase", "prefill"}),
+            "--phase: \"prefill\" is not one of decode, prompt, both");
+  EXPECT_EQ(problem({"--kv-types", "f16,u8"}),
+            "--kv-types: \"u8\" is not one of f32, f16, bf16, int8, int4");
+  EXPECT_EQ(problem({"--shifts", "all"}),
+            "--shifts: \"all\" is neither none nor every_block nor a whole number");
+  EXPECT_EQ(problem({"--shifts", "0"}), "--shifts: 0 is too small; the least is 1");
+  EXPECT_THAT(problem({"--shifts", "17", "--contexts", "512"}),
+              HasSubstr("--shifts: 17 is more than the 16 blocks"));
+  EXPECT_THAT(problem({"--queries", "513", "--contexts", "1024,512"}),
+              HasSubstr("--queries: 513 is more than the context of 512"));
+  EXPECT_EQ(problem({"--rounds", "0"}), "--rounds: 0 is too small; the least is 1");
+  EXPECT_EQ(problem({"--json="}), "--json: is empty; give a name");
+  EXPECT_EQ(Problem({"bench", "model", "--max-cache-size", "off,500"}),
+            "--max-cache-size: 500 is not a multiple of the block size 32; use 480 or 512");
+  EXPECT_EQ(Problem({"bench", "model", "--max-cache-size", "none"}),
+            "--max-cache-size: \"none\" is not a whole number");
+}
+
+TEST_F(ProgramTest, BenchAttentionRunsOursAloneAndSaysSo) {
+  const ProgramResult result =
+      RunExactly({"bench", "attention", "--contexts", "64", "--rounds", "1", "--kv-types",
+                  "f16,int4", "--shifts", "none,2", "--json", Path("out.jsonl")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err,
+            "carousel: note: there is no OpenVINO in this program; ours is measured alone\n");
+  EXPECT_THAT(result.out, HasSubstr("decode: 1 query over 64 tokens"));
+  EXPECT_THAT(result.out, HasSubstr("prompt: 64 queries over 64 tokens"));
+  const std::vector<json> lines = Lines(Get("out.jsonl"));
+  ASSERT_EQ(lines.size(), 1U + 2 * 2 * 2);
+  EXPECT_EQ(lines[0]["type"], "machine");
+  EXPECT_GT(lines[0]["memory_gb_per_s"], 0);
+  for (std::size_t i = 1; i < lines.size(); ++i) {
+    const json& line = lines[i];
+    EXPECT_EQ(line["type"], "attention");
+    EXPECT_EQ(line["engine"], "carousel");
+    EXPECT_EQ(line["phase"], i <= 4 ? "decode" : "prompt");
+    EXPECT_EQ(line["context"], 64);
+    EXPECT_GT(line["seconds"], 0);
+    EXPECT_LE(line["seconds_least"], line["seconds"]);
+    EXPECT_NEAR(line["memory_percent"].get<double>(),
+                100 * line["gb_per_s"].get<double>() / lines[0]["memory_gb_per_s"].get<double>(),
+                1e-6);
+  }
+  EXPECT_EQ(lines[2]["shifts"], "2");
+  EXPECT_EQ(lines[3]["kv_type"], "int4");
+  // Decode went through more than the last-level cache holds.
+  EXPECT_GT(lines[1]["layers"].get<double>() * lines[1]["bytes_per_layer"].get<double>(),
+            3 * lines[0]["cache_bytes"].get<double>());
+}
+
+TEST_F(ProgramTest, BenchAttentionTakesAModelsShape) {
+  const ProgramResult result =
+      RunExactly({"bench", "attention", "--contexts", "64", "--rounds", "1", "--kv-types", "f32",
+                  "--shifts", "none", "--phase", "prompt", "--shape-of", Path(""), "--json", "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::vector<json> lines = Lines(result.out);  // and no table
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_EQ(lines[0]["query_heads"], 4);
+  EXPECT_EQ(lines[1]["bytes_per_layer"], 64 * 2 * 32 * 4);
+  EXPECT_EQ(lines[1]["layers"], 2);
+}
+
+TEST_F(ProgramTest, BenchModelTimesEachCache) {
+  const ProgramResult result =
+      Run({"bench", "model", "--contexts", "100,300", "--decode-tokens", "3", "--rounds", "2",
+           "--max-cache-size", "off,128", "--start-size", "32", "--recent-size", "32", "--chunk",
+           "64", "--json", Path("out.jsonl")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(backend_.models_loaded, 1);
+  const std::vector<json> lines = Lines(Get("out.jsonl"));
+  ASSERT_EQ(lines.size(), 4U);
+  EXPECT_EQ(lines[0]["context"], 100);
+  EXPECT_EQ(lines[0]["max_cache_size"], nullptr);
+  EXPECT_EQ(lines[2]["context"], 300);
+  EXPECT_EQ(lines[3]["max_cache_size"], 128);
+  EXPECT_EQ(lines[2]["resident_tokens"], 303);
+  EXPECT_LE(lines[3]["resident_tokens"], 128 + 64);
+  for (const json& line : lines) {
+    EXPECT_EQ(line["type"], "model");
+    for (const char* phase : {"prompt", "decode"}) {
+      const std::string key = std::string(phase) + "_tokens_per_s";
+      EXPECT_GT(line[key], 0);
+      EXPECT_LE(line[key + "_least"], line[key]);
+      EXPECT_LE(line[key], line[key + "_most"]);
+    }
+  }
+}
+
+TEST_F(ProgramTest, BenchRefusesAFileBeforeItMeasures) {
+  for (const std::string part : {"attention", "model"}) {
+    const ProgramResult missing = RunExactly({"bench", part, "--json", "/no/file"});
+    EXPECT_EQ(missing.status, 1);
+    EXPECT_EQ(missing.out, "");
+    EXPECT_EQ(missing.err, "carousel: --json: cannot write /no/file: No such file or directory\n");
+  }
+  EXPECT_EQ(backend_.models_loaded, 0);
+}
+
+TEST_F(ProgramTest, AWholeFileIsOldOrNew) {
+  Put("out", "old");
+  const WholeFile file(Path("out"), 1);
+  EXPECT_EQ(Get("out"), "old");
+  EXPECT_FALSE(std::filesystem::exists(Path("out.part")));
+  file.Write("new");
+  EXPECT_EQ(Get("out"), "new");
+  EXPECT_FALSE(std::filesystem::exists(Path("out.part")));
+  EXPECT_THROW(WholeFile(Path(""), 1), Error);  // a folder
+  EXPECT_THROW(WholeFile("/dev/full", 1).Write("new"), Error);
+}
+
+}  // namespace
+}  // namespace carousel
