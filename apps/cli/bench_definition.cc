@@ -39,7 +39,7 @@ Examples:
   carousel bench attention --phase prompt --contexts 8192 --queries 256 --no-openvino)";
 
 constexpr const char* kModelFooter = R"(
-Reads a prompt of random tokens and goes on from it, in each kind of cache in turn; a warm-up round is
+Reads a prompt and goes on from it, in each kind of cache in turn; a warm-up round is
 dropped. The prompt's time ends with the first new token; the decode tokens come after it.
 
 Examples:
@@ -181,6 +181,10 @@ class BenchModelCommand : public CommandDefinition {
     flags().Integer(
         {"--rounds", "N", fmt::format("How often each is timed (default {})", target_.rounds)},
         {1, 1'000'000}, &target_.rounds);
+    flags().OptionalText({"--token-ids", "FILE",
+                          "Prompts are the beginnings of this JSON array of token ids (default: "
+                          "random tokens)"},
+                         &target_.token_ids_file);
     AddModelFlags(&flags(), &target_.model);
     AddCacheFlags(&flags(), {.prompt_eviction = true, .one_size = false}, &cache_);
     flags().Heading("Output");
@@ -200,6 +204,8 @@ class BenchModelCommand : public CommandDefinition {
       if (size) cache.config.eviction->max_cache_size = *size;
       target_.configs.push_back(CheckedConfig(cache, invocation.labels));
     }
+    invocation.labels["prompt"] = flags().Label("--token-ids");
+    RefuseEmpty(flags(), "--token-ids", target_.token_ids_file.value_or(""));
     RefuseEmpty(flags(), "--model", target_.model.directory);
     RefuseEmpty(flags(), "--json", target_.json);
     invocation.command = target_;

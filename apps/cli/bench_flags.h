@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,8 @@ struct BenchModelFlags {
   ModelFlags model;
   std::vector<std::int64_t> contexts = {512, 2048};  // tokens
   std::int64_t decode_tokens = 64;
-  std::vector<EngineConfig> configs;  // one for each --max-cache-size
+  std::optional<std::string> token_ids_file;  // of which each prompt is the beginning; else random
+  std::vector<EngineConfig> configs;          // one for each --max-cache-size
   std::int64_t rounds = 5;
   std::string json;
 };

@@ -2,6 +2,7 @@
 // carousel bench model: prompt and decode of a whole model in caches of different kinds.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,10 +14,12 @@
 #include <vector>
 
 #include "carousel/engine.h"
+#include "carousel/error.h"
 #include "cli/commands.h"
 #include "cli/numbers.h"
 #include "cli/process_memory.h"
 #include "cli/progress.h"
+#include "cli/prompt_file.h"
 #include "cli/whole_file.h"
 #include "measure/contender.h"
 
@@ -43,7 +46,19 @@ class BorrowedModel : public Model {
   Model* model_;
 };
 
-std::vector<TokenId> RandomTokens(std::int64_t count, std::int64_t vocabulary_size) {
+// The longest prompt; the others are its beginnings.
+std::vector<TokenId> ReadPrompt(const BenchModelFlags& flags) {
+  std::vector<TokenId> tokens = ReadTokenIds(*flags.token_ids_file);
+  const std::int64_t wanted = *std::max_element(flags.contexts.begin(), flags.contexts.end());
+  if (std::ssize(tokens) < wanted)
+    throw Error(ErrorCode::kInvalidArgument, "prompt",
+                fmt::format("{} has {} tokens, but --contexts asks for {}; use at most {}",
+                            *flags.token_ids_file, tokens.size(), wanted, tokens.size()));
+  return tokens;
+}
+
+std::vector<TokenId> RandomPrompt(const BenchModelFlags& flags, std::int64_t vocabulary_size) {
+  const std::int64_t count = *std::max_element(flags.contexts.begin(), flags.contexts.end());
   std::mt19937 generator(1);
   std::uniform_int_distribution<TokenId> any(0, static_cast<TokenId>(vocabulary_size - 1));
   std::vector<TokenId> tokens(static_cast<std::size_t>(count));
@@ -107,7 +122,8 @@ ordered_json Line(const Generation& generation, std::int64_t context,
                        {"threads", flags.model.threads},
                        {"rotation", Name(metrics.rotation)},
                        {"resident_tokens", metrics.resident_tokens},
-                       {"cache_bytes", metrics.cache_bytes}};
+                       {"cache_bytes", metrics.cache_bytes},
+                       {"peak_rss_bytes", ReadProcessMemory().peak_rss_bytes}};
   if (config.eviction) line["max_cache_size"] = config.eviction->max_cache_size;
   AddSpread("prompt_tokens_per_s", generation.PromptRate(), &line);
   AddSpread("decode_tokens_per_s", generation.DecodeRate(), &line);
@@ -133,7 +149,10 @@ int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* conso
   std::optional<WholeFile> file;
   if (!flags.json.empty()) file.emplace(flags.json, console->out.fd());
   const bool table = flags.json != "-";
+  std::vector<TokenId> tokens;
+  if (flags.token_ids_file) tokens = ReadPrompt(flags);
   const std::unique_ptr<Model> model = backend->LoadModel(flags.model);
+  if (tokens.empty()) tokens = RandomPrompt(flags, model->spec().vocabulary_size);
   std::vector<std::unique_ptr<Engine>> engines;
   for (const EngineConfig& config : flags.configs)
     engines.push_back(backend->CreateEngine(std::make_unique<BorrowedModel>(model.get()), config));
@@ -144,7 +163,7 @@ int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* conso
   Progress progress(&console->err);
   std::string lines;
   for (const std::int64_t context : flags.contexts) {
-    const std::vector<TokenId> prompt = RandomTokens(context, model->spec().vocabulary_size);
+    const std::vector<TokenId> prompt(tokens.begin(), tokens.begin() + context);
     std::vector<Generation> generations;
     for (const auto& engine : engines)
       generations.emplace_back(engine.get(), prompt, flags.decode_tokens);

@@ -181,6 +181,24 @@ TEST_F(ProgramTest, BenchModelTimesEachCache) {
   }
 }
 
+TEST_F(ProgramTest, BenchModelTakesTokensFromAFile) {
+  const std::string ids = Put("ids.json", "[1, 2, 3, 4, 5, 6, 7, 8]");
+  const std::vector<std::string> rest = {"--token-ids",      ids,   "--decode-tokens", "2",
+                                         "--max-cache-size", "off", "--rounds",        "1"};
+  const auto arguments = [&](const std::string& contexts) {
+    std::vector<std::string> all = {"bench", "model", "--contexts", contexts};
+    all.insert(all.end(), rest.begin(), rest.end());
+    return all;
+  };
+  const ProgramResult result = Run(arguments("8,4"));
+  EXPECT_EQ(result.status, 0) << result.err;
+  const ProgramResult short_of = Run(arguments("9"));
+  EXPECT_EQ(short_of.status, 2);
+  EXPECT_EQ(short_of.err, "carousel: --token-ids: " + ids +
+                              " has 8 tokens, but --contexts asks for 9; use at most 8\n");
+  EXPECT_EQ(backend_.models_loaded, 1);
+}
+
 TEST_F(ProgramTest, BenchRefusesAFileBeforeItMeasures) {
   for (const std::string part : {"attention", "model"}) {
     const ProgramResult missing = RunExactly({"bench", part, "--json", "/no/file"});

@@ -2,7 +2,6 @@
 // carousel generate: one prompt, one answer.
 #include <fmt/format.h>
 
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -12,9 +11,8 @@
 #include "cli/interrupt.h"
 #include "cli/json_lines.h"
 #include "cli/numbers.h"
+#include "cli/prompt_file.h"
 #include "cli/run_summary.h"
-#include "text/byte_source.h"
-#include "text/text_pieces.h"
 #include "text/turn_format.h"
 
 namespace carousel {
@@ -22,33 +20,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// A prompt is read whole; larger ones are for `stream`.
-constexpr std::size_t kMaxPromptBytes = std::size_t{256} << 20;
-
 [[noreturn]] void FailPrompt(std::string_view problem) {
   throw Error(ErrorCode::kInvalidArgument, "prompt", problem);
-}
-
-std::string ReadFile(const std::string& path) {
-  // Nothing is to be finished while a prompt is read: signals end the process, and nobody is woken.
-  return *ReadWholeText(*OpenByteSource(path, -1), kMaxPromptBytes);
-}
-
-std::vector<TokenId> ReadTokenIds(const std::string& path) {
-  const nlohmann::json ids = nlohmann::json::parse(ReadFile(path), nullptr, false);
-  if (!ids.is_array()) FailPrompt(fmt::format("{} is not a JSON array of token ids", path));
-  std::vector<TokenId> tokens;
-  tokens.reserve(ids.size());
-  for (const nlohmann::json& id : ids) {
-    const bool fits =
-        id.is_number_integer() && id >= 0 && id <= std::numeric_limits<TokenId>::max();
-    if (!fits)
-      FailPrompt(
-          fmt::format("{} is not a token id (entry {} of {})", id.dump(), tokens.size(), path));
-    tokens.push_back(id.get<TokenId>());
-  }
-  if (tokens.empty()) FailPrompt(fmt::format("{} has no tokens; give at least one", path));
-  return tokens;
 }
 
 TurnFormat LoadTurnFormat(const GenerateFlags& flags) {
@@ -66,7 +39,7 @@ TurnFormat LoadTurnFormat(const GenerateFlags& flags) {
 
 // Files are read and checked before anything is loaded.
 std::string PromptText(const GenerateFlags& flags) {
-  const std::string text = flags.prompt ? *flags.prompt : ReadFile(*flags.prompt_file);
+  const std::string text = flags.prompt ? *flags.prompt : ReadPromptFile(*flags.prompt_file);
   if (text.empty()) FailPrompt("is empty; give some text");
   return flags.raw ? text : LoadTurnFormat(flags).FirstTurn(flags.system, text);
 }
