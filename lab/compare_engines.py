@@ -11,8 +11,9 @@ carousel and openvino.genai read the same IR, in chunks of 256 tokens. "f32" in 
 "int8" that activations are rounded to int8 before they meet quantised weights, which is OpenVINO's own default
 and faster on CPUs with VNNI. llama.cpp reads the GGUF file that the IR was made from; it takes part where
 llama-cpp-python is installed, and always rounds activations. Evicted rows keep 672 tokens (32 at the start, 128
-recent); they are run for prompts longer than that. Peak memory includes the engine's own runtime: for the two
-that are driven from Python that is the interpreter with numpy as well, some 30 MB.
+recent), openvino.genai's without rotation; they are run for prompts longer than that. Peak memory includes the
+engine's own runtime: for the two that are driven from Python that is the interpreter with numpy as well, some
+30 MB.
 
     ./run setup && ./run build && .venv/bin/python lab/compare_engines.py --rounds 5
 """
@@ -315,10 +316,11 @@ def main():
     text = table(results, arguments)
     print(text, end="")
     write(arguments.out.with_suffix(".md"), text)
-    lines = [{"prompt_tokens": length, "engine": name, "rounds": rounds} for (length, name), rounds in results.items()]
-    write(arguments.out.with_suffix(".json"), json.dumps(lines, indent=1) + "\n")
+    runs = [{"prompt_tokens": length, "name": name, "rounds": rounds} for (length, name), rounds in results.items()]
+    settings = {"model": arguments.model.name, "threads": arguments.threads, "decode_tokens": arguments.decode_tokens}
+    write(arguments.out.with_suffix(".json"), json.dumps({**settings, "runs": runs}, indent=1) + "\n")
     plot(results, arguments.out.with_suffix(".png"))
-    return 1 if any("error" in outcome for line in lines for outcome in line["rounds"]) else 0
+    return 1 if any("error" in outcome for rounds in results.values() for outcome in rounds) else 0
 
 
 if __name__ == "__main__":
