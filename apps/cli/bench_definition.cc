@@ -46,20 +46,19 @@ Examples:
   carousel bench model
   carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 --kv-type-v int8)";
 
-constexpr std::int64_t kBlockSize = AttentionShape{}.block_size;
-
 const std::vector<std::string>& KvTypeNames() {
   static const std::vector<std::string> names = {"f32", "f16", "bf16", "int8", "int4"};
   return names;
 }
 
 void CheckMultiple(const std::string& flag, std::int64_t value) {
-  const std::int64_t below = value / kBlockSize * kBlockSize;
+  const std::int64_t below = value / kMeasuredBlockSize * kMeasuredBlockSize;
   if (below == value) return;
-  const std::string mend = below == 0 ? fmt::format("use {}", kBlockSize)
-                                      : fmt::format("use {} or {}", below, below + kBlockSize);
+  const std::string mend = below == 0
+                               ? fmt::format("use {}", kMeasuredBlockSize)
+                               : fmt::format("use {} or {}", below, below + kMeasuredBlockSize);
   throw UsageError(fmt::format("{}: {} is not a multiple of the block size {}; {}", flag, value,
-                               kBlockSize, mend));
+                               kMeasuredBlockSize, mend));
 }
 
 class BenchAttentionCommand : public CommandDefinition {
@@ -152,10 +151,10 @@ class BenchAttentionCommand : public CommandDefinition {
       throw UsageError(fmt::format("{}: {} is more than the context of {}; use at most that",
                                    flags().Label("--queries"), target_.queries, context));
     const std::int64_t most = *std::max_element(target_.shifts.begin(), target_.shifts.end());
-    if (most > context / kBlockSize)
+    if (most > context / kMeasuredBlockSize)
       throw UsageError(fmt::format(
           "{}: {} is more than the {} blocks of the context {}; use at most that, or every_block",
-          flags().Label("--shifts"), most, context / kBlockSize, context));
+          flags().Label("--shifts"), most, context / kMeasuredBlockSize, context));
   }
 
   std::string phase_ = "both";

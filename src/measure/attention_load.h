@@ -16,12 +16,15 @@
 
 namespace carousel {
 
+// Tokens in a block where nothing else is asked for: all that OpenVINO's operation has on CPUs.
+inline constexpr std::int64_t kMeasuredBlockSize = 32;
+
 struct AttentionShape {
-  AttentionLayerSpec layer;      // heads, head sizes and scale; nothing else of it is used
-  std::int64_t block_size = 32;  // tokens
-  std::int64_t context = 0;      // tokens, those of the queries included; a multiple of block_size
-  std::int64_t queries = 0;      // in [1, context]
-  std::int64_t layers = 0;       // of the model: so many run one after the other, as in a step
+  AttentionLayerSpec layer;  // heads, head sizes and scale; nothing else of it is used
+  std::int64_t block_size = kMeasuredBlockSize;  // tokens
+  std::int64_t context = 0;  // tokens, those of the queries included; a multiple of block_size
+  std::int64_t queries = 0;  // in [1, context]
+  std::int64_t layers = 0;   // of the model: so many run one after the other, as in a step
 
   double FlopsPerLayer() const;  // multiply-adds count twice; hidden scores do not count
 };
