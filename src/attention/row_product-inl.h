@@ -87,7 +87,7 @@ struct ElementRows {
 };
 // clang 14 has no deduction for aggregates.
 template <class T>
-ElementRows(const T*, std::int64_t, std::int64_t) -> ElementRows<T>;
+ElementRows(const T*, std::int64_t, std::int64_t, Ahead = {}) -> ElementRows<T>;
 
 // B of int4 codes, two in a byte: the nibbles below are a row's first half, those above its second.
 struct NibbleRows {
