@@ -101,19 +101,25 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kPasses = 7;
+// Long enough that what disturbs one pass does not disturb all.
+constexpr double kSecondsOfPasses = 0.5;
 // Tasks per thread, so that a thread that starts late leaves its share to the others.
 constexpr std::int64_t kTasksPerThread = 8;
 
-// The shortest of kPasses runs of task(0), ..., task(tasks - 1); their results are kept from being
+double Seconds(Clock::time_point since) {
+  return std::chrono::duration<double>(Clock::now() - since).count();
+}
+
+// The shortest of many runs of task(0), ..., task(tasks - 1); their results are kept from being
 // optimised away.
 double LeastSeconds(std::int64_t tasks, const std::function<float(std::int64_t)>& task) {
   std::vector<float> results(static_cast<std::size_t>(tasks));
   double least = 1e9;
-  for (int pass = 0; pass < kPasses; ++pass) {
+  const auto first = Clock::now();
+  while (Seconds(first) < kSecondsOfPasses) {
     const auto begin = Clock::now();
     ParallelFor(tasks, [&](std::int64_t i) { results[static_cast<std::size_t>(i)] = task(i); });
-    least = std::min(least, std::chrono::duration<double>(Clock::now() - begin).count());
+    least = std::min(least, Seconds(begin));
   }
   volatile float kept = *std::max_element(results.begin(), results.end());
   static_cast<void>(kept);
