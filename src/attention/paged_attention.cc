@@ -15,9 +15,9 @@
 #define HWY_TARGET_INCLUDE "attention/paged_attention.cc"
 #include <hwy/foreach_target.h>
 // Highway's own headers come after foreach_target.
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include "attention/exponential-inl.h"
 #include "attention/row_product-inl.h"
 #include "attention/work.h"
 #include "rope/rotate-inl.h"
@@ -99,7 +99,7 @@ HWY_INLINE std::int64_t ExponentiateLanes(D d, float largest, float* scores, std
   const auto shift = hn::Set(d, largest);
   auto sums = hn::Zero(d);
   for (; i + lanes <= columns; i += lanes) {
-    const auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, scores + i), shift));
+    const auto weight = ExponentialOfNegative(d, hn::Sub(hn::LoadU(d, scores + i), shift));
     hn::StoreU(weight, d, scores + i);
     sums = hn::Add(sums, weight);
   }
