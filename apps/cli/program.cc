@@ -4,6 +4,7 @@
 #include <new>
 #include <type_traits>
 
+#include "base/cpu_target.h"
 #include "cli/commands.h"
 #include "cli/error_text.h"
 #include "cli/usage_error.h"
@@ -42,6 +43,7 @@ int RunProgram(const std::vector<std::string>& arguments, const Environment& env
   std::string problem;
   int status = kExitFailure;
   try {
+    ForceCpuTargetFromEnvironment();
     invocation = ParseCommandLine(arguments, environment);
     return Run(invocation, backend, console);
   } catch (const UsageError& error) {

@@ -15,6 +15,7 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
   out["max_resident_tokens"] = metrics.max_resident_tokens;
   out["evicted_tokens"] = metrics.evicted_tokens;
   out["evictions"] = metrics.evictions;
+  out["requantisation_error"] = metrics.requantisation_error;
   out["cache_bytes"] = metrics.cache_bytes;
   out["reserved_bytes"] = metrics.reserved_bytes;
   out["cache_bytes_per_token"] = metrics.cache_bytes_per_token;

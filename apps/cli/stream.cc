@@ -88,6 +88,13 @@ void StreamReport::Row(const Segment& segment, const Engine& engine) {
                             {"rss_bytes", rss_bytes}});
 }
 
+// What key rotation does to keys that are not exact.
+std::string RoundingOf(const EngineMetrics& metrics) {
+  if (metrics.requantisation_error == 0.0) return "";
+  return fmt::format(" (rounding keys by {:.2g} % at each eviction)",
+                     100.0 * metrics.requantisation_error);
+}
+
 void StreamReport::Summary(const Segment& total, const Engine& engine,
                            std::string_view finish_reason) {
   const EngineMetrics metrics = engine.metrics();
@@ -96,13 +103,13 @@ void StreamReport::Summary(const Segment& total, const Engine& engine,
     console_->out.Write(fmt::format(
         "{} tokens in {:.1f} s: nll {:.4f}, perplexity {:.2f}, {:.1f} tok/s; at most {} tokens "
         "resident "
-        "({} of cache), {} forgotten in {} evictions; rotation {}, positions {}; memory {}, at "
+        "({} of cache), {} forgotten in {} evictions; rotation {}{}, positions {}; memory {}, at "
         "most {}\n",
         Grouped(total.tokens()), total.seconds, total.nll(), total.perplexity(),
         total.tokens_per_second(), Grouped(metrics.max_resident_tokens),
         Megabytes(metrics.cache_bytes), Grouped(metrics.evicted_tokens), Grouped(metrics.evictions),
-        Name(metrics.rotation), Name(metrics.positions), Megabytes(ReadProcessMemory().rss_bytes),
-        Megabytes(ReadProcessMemory().peak_rss_bytes)));
+        Name(metrics.rotation), RoundingOf(metrics), Name(metrics.positions),
+        Megabytes(ReadProcessMemory().rss_bytes), Megabytes(ReadProcessMemory().peak_rss_bytes)));
   }
   if (!json_) return;
   ordered_json summary{{"type", "summary"},

@@ -78,8 +78,11 @@ struct EngineMetrics {
   std::int64_t max_resident_tokens = 0;  // ever
   std::int64_t evicted_tokens = 0;       // ever, the maximum over groups
   std::int64_t evictions = 0;            // steps that evicted
-  std::int64_t cache_bytes = 0;          // of blocks in use
-  std::int64_t reserved_bytes = 0;       // that the pool and the open blocks hold
+  // Key rotation: what rounding rewritten keys does to them at each eviction, relative to their
+  // size (root mean squares over all that were rewritten); 0 in f32 and with query rotation.
+  double requantisation_error = 0.0;
+  std::int64_t cache_bytes = 0;     // of blocks in use
+  std::int64_t reserved_bytes = 0;  // that the pool and the open blocks hold
   std::int64_t cache_bytes_per_token = 0;
   double attention_seconds = 0.0;      // inside our attention, since the engine was made
   double forward_seconds = 0.0;        // the model's whole forward, attention included

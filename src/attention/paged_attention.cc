@@ -8,6 +8,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/check.h"
+#include "base/cpu_target.h"
 #include "base/parallel.h"
 #include "cache/plane_layout.h"
 
@@ -126,15 +127,15 @@ SoftmaxState Exponentiate(float* scores, std::int64_t columns) {
 
 inline constexpr std::int64_t kOffsetLanes = 8;
 
-// What a thread needs for one work item.
+// What a thread needs for the work items of one group.
 struct ItemScratch {
-  AlignedBuffer<float> queries;  // [rows, key_dim], as the model rotated them
+  AlignedBuffer<float> queries;  // [items, rows, key_dim], as the model rotated them
   AlignedBuffer<float> rotated;  // likewise, for the blocks at hand
-  AlignedBuffer<float> scores;   // [rows, columns]
+  AlignedBuffer<float> scores;   // [items, rows, columns]
   // Queries or weights with a block's scales multiplied in: [2, rows, key_dim or block_size].
   AlignedBuffer<float> folded;
   AlignedBuffer<float> scales;   // a block's int4 scales and offsets as floats
-  AlignedBuffer<float> offsets;  // [2, rows, kOffsetLanes]: what the offsets of int4 values add
+  AlignedBuffer<float> offsets;  // [items, 2, rows, kOffsetLanes]: what int4 values' offsets add
 };
 
 void HalvesToFloats(const std::uint16_t* from, std::int64_t count, float* to) {
@@ -204,35 +205,47 @@ void AddTokenOffsets(const float* weights, std::int64_t stride, std::int64_t row
 // little enough to stay in the first-level cache until then. By measurement.
 inline constexpr std::int64_t kBytesAhead = 12 * 1024;
 
-std::int64_t BlocksAhead(std::size_t plane_bytes) {
-  return std::max<std::int64_t>(1, kBytesAhead / static_cast<std::int64_t>(plane_bytes));
+// A plane of a group's items, counted in the order in which they are read: block by block, and
+// within a block head by head, which is how they lie in memory.
+struct PlaneIndex {
+  std::int64_t block = 0;
+  std::int64_t item = 0;
+};
+
+PlaneIndex PlaneAhead(const WorkGroup& group, std::int64_t block, std::int64_t item,
+                      std::size_t plane_bytes) {
+  const std::int64_t planes =
+      std::max<std::int64_t>(1, kBytesAhead / static_cast<std::int64_t>(plane_bytes));
+  return {block + (item + planes) / group.count, (item + planes) % group.count};
 }
 
-Ahead KeysOf(const AttentionInput& input, const WorkItem& item, std::int64_t block) {
-  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(block)];
-  return {from.data + from.shape->key_offset(item.kv_head),
-          static_cast<std::int64_t>(from.shape->key_plane_bytes())};
-}
-
-Ahead ValuesOf(const AttentionInput& input, const WorkItem& item, std::int64_t block) {
-  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(block)];
-  return {from.data + from.shape->value_offset(item.kv_head),
+Ahead ValuesOf(const AttentionInput& input, const WorkGroup& group, PlaneIndex plane) {
+  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(plane.block)];
+  return {from.data + from.shape->value_offset(group.item(plane.item).kv_head),
           static_cast<std::int64_t>(from.shape->value_plane_bytes())};
 }
 
-// What to fetch while the keys of block b are multiplied: later keys, then the first values.
-Ahead KeysAhead(const AttentionInput& input, const WorkItem& item, std::int64_t b) {
-  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(b)].shape;
-  const std::int64_t next = b + BlocksAhead(shape.key_plane_bytes());
-  if (next < item.last_block) return KeysOf(input, item, next);
-  return ValuesOf(input, item, std::min(item.first_block + next - item.last_block, b));
+// What to fetch while the keys of a block are multiplied: later keys, then the first values.
+Ahead KeysAhead(const AttentionInput& input, const WorkGroup& group, std::int64_t block,
+                std::int64_t item) {
+  const WorkItem& first = group.item(0);
+  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(block)].shape;
+  PlaneIndex next = PlaneAhead(group, block, item, shape.key_plane_bytes());
+  if (next.block >= first.last_block) {
+    next.block = std::min(first.first_block + next.block - first.last_block, block);
+    return ValuesOf(input, group, next);
+  }
+  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(next.block)];
+  return {from.data + from.shape->key_offset(group.item(next.item).kv_head),
+          static_cast<std::int64_t>(from.shape->key_plane_bytes())};
 }
 
 // Likewise beside its values.
-Ahead ValuesAhead(const AttentionInput& input, const WorkItem& item, std::int64_t b) {
-  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(b)].shape;
-  const std::int64_t next = b + BlocksAhead(shape.value_plane_bytes());
-  return next < item.last_block ? ValuesOf(input, item, next) : Ahead{};
+Ahead ValuesAhead(const AttentionInput& input, const WorkGroup& group, std::int64_t block,
+                  std::int64_t item) {
+  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(block)].shape;
+  const PlaneIndex next = PlaneAhead(group, block, item, shape.value_plane_bytes());
+  return next.block < group.item(0).last_block ? ValuesOf(input, group, next) : Ahead{};
 }
 
 // scores[rows, block_size] = queries . the block's keys.
@@ -282,31 +295,40 @@ void ScoreBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   }
 }
 
-void ScoreBlocks(const AttentionInput& input, const WorkItem& item, ItemScratch* scratch) {
-  const std::int64_t rows = item.last_row - item.first_row;
-  const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
-  LoadQueries(input, item, scratch->queries.data());
+void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
+  const WorkItem& first = group.item(0);
+  const std::int64_t rows = first.last_row - first.first_row;
+  const std::int64_t dim = input.layer->key_dim;
+  const std::int64_t columns = (first.last_block - first.first_block) * input.block_size;
+  for (std::int64_t i = 0; i < group.count; ++i)
+    LoadQueries(input, group.item(i), scratch->queries.data() + i * rows * dim);
   std::int64_t rotated_by = 0;
-  for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
+  for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
     const AttentionBlock& block = input.blocks[static_cast<std::size_t>(b)];
     const bool rotate = input.rotation != nullptr && block.shift_blocks != 0;
     if (rotate && block.shift_blocks != rotated_by) {
-      RotateRowsInl(input.rotation->rope(), input.rotation->row(block.shift_blocks),
-                    input.layer->key_dim, rows, scratch->queries.data(), scratch->rotated.data());
+      RotateRowsInl(input.rotation->rope(), input.rotation->row(block.shift_blocks), dim,
+                    group.count * rows, scratch->queries.data(), scratch->rotated.data());
       rotated_by = block.shift_blocks;
     }
-    float* scores = scratch->scores.data() + (b - item.first_block) * input.block_size;
-    ScoreBlock(input, item, block, (rotate ? scratch->rotated : scratch->queries).data(), columns,
-               KeysAhead(input, item, b), scores, scratch);
-    if (NeedsMask(input, item, block)) MaskScores(input, item, block, columns, scores);
+    const float* queries = (rotate ? scratch->rotated : scratch->queries).data();
+    for (std::int64_t i = 0; i < group.count; ++i) {
+      float* scores =
+          scratch->scores.data() + i * rows * columns + (b - first.first_block) * input.block_size;
+      ScoreBlock(input, group.item(i), block, queries + i * rows * dim, columns,
+                 KeysAhead(input, group, b, i), scores, scratch);
+      if (NeedsMask(input, group.item(i), block))
+        MaskScores(input, group.item(i), block, columns, scores);
+    }
   }
 }
 
-// out[rows, value_dim] += weights . the block's values. What int4 offsets add goes to
-// scratch->offsets. Slots that were never written may hold anything, NaN too: they are not read.
+// out[rows, value_dim] += weights . the block's values. What int4 offsets add goes to `offsets`,
+// [2, rows, kOffsetLanes]. Slots that were never written may hold anything, NaN too: they are not
+// read.
 void WeighBlock(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block,
                 const float* weights, std::int64_t columns, const Ahead& ahead, float* out,
-                ItemScratch* scratch) {
+                float* offsets, ItemScratch* scratch) {
   const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t dim = shape.value_dim;
@@ -337,7 +359,7 @@ void WeighBlock(const AttentionInput& input, const WorkItem& item, const Attenti
                         input.block_size, scratch->folded.data() + half * rows * input.block_size);
         AddTokenOffsets(weights, columns, rows, block.tokens,
                         scales + (2 + half) * input.block_size,
-                        scratch->offsets.data() + half * rows * kOffsetLanes);
+                        offsets + half * rows * kOffsetLanes);
       }
       a = {scratch->folded.data(), scratch->folded.data() + rows * input.block_size,
            input.block_size};
@@ -361,20 +383,27 @@ void AddOffsetTotals(const float* totals, std::int64_t rows, std::int64_t dim, f
   }
 }
 
-void WeighValues(const AttentionInput& input, const WorkItem& item, float* out,
+void WeighValues(const AttentionInput& input, const WorkGroup& group, const PartialOutput* to,
                  ItemScratch* scratch) {
-  const std::int64_t rows = item.last_row - item.first_row;
+  const WorkItem& first = group.item(0);
+  const std::int64_t rows = first.last_row - first.first_row;
   const std::int64_t dim = input.layer->value_dim;
-  const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
+  const std::int64_t columns = (first.last_block - first.first_block) * input.block_size;
+  const std::int64_t item_offsets = 2 * rows * kOffsetLanes;
   float* offsets = scratch->offsets.data();
-  std::fill(offsets, offsets + 2 * rows * kOffsetLanes, 0.0F);
-  std::memset(out, 0, static_cast<std::size_t>(rows * dim) * sizeof(float));
-  for (std::int64_t b = item.first_block; b < item.last_block; ++b) {
-    WeighBlock(input, item, input.blocks[static_cast<std::size_t>(b)],
-               scratch->scores.data() + (b - item.first_block) * input.block_size, columns,
-               ValuesAhead(input, item, b), out, scratch);
+  std::fill(offsets, offsets + group.count * item_offsets, 0.0F);
+  for (std::int64_t i = 0; i < group.count; ++i)
+    std::memset(to[i].sums, 0, static_cast<std::size_t>(rows * dim) * sizeof(float));
+  for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
+    for (std::int64_t i = 0; i < group.count; ++i) {
+      const float* weights =
+          scratch->scores.data() + i * rows * columns + (b - first.first_block) * input.block_size;
+      WeighBlock(input, group.item(i), input.blocks[static_cast<std::size_t>(b)], weights, columns,
+                 ValuesAhead(input, group, b, i), to[i].sums, offsets + i * item_offsets, scratch);
+    }
   }
-  AddOffsetTotals(offsets, rows, dim, out);
+  for (std::int64_t i = 0; i < group.count; ++i)
+    AddOffsetTotals(offsets + i * item_offsets, rows, dim, to[i].sums);
 }
 
 // to += factor * from, [count].
@@ -390,26 +419,30 @@ void AddScaled(float factor, const float* HWY_RESTRICT from, std::int64_t count,
   for (; i < count; ++i) to[i] += factor * from[i];
 }
 
-// One work item, from queries to a partial output: see WorkItem and PartialOutput.
-void RunItem(const AttentionInput& input, const WorkItem& item, const PartialOutput& to) {
+// The work items of one group, from queries to partial outputs, `to` of [group.count]: see WorkItem
+// and PartialOutput.
+void RunGroup(const AttentionInput& input, const WorkGroup& group, const PartialOutput* to) {
   thread_local ItemScratch scratch;
-  const std::int64_t rows = item.last_row - item.first_row;
-  const std::int64_t columns = (item.last_block - item.first_block) * input.block_size;
-  scratch.queries.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
-  scratch.rotated.Reserve(static_cast<std::size_t>(rows * input.layer->key_dim));
-  scratch.scores.Reserve(static_cast<std::size_t>(rows * columns));
-  scratch.folded.Reserve(
-      static_cast<std::size_t>(2 * rows * std::max(input.layer->key_dim, input.block_size)));
-  scratch.offsets.Reserve(static_cast<std::size_t>(2 * rows * kOffsetLanes));
-  scratch.scales.Reserve(
-      static_cast<std::size_t>(4 * std::max(input.layer->key_dim, input.block_size)));
+  const WorkItem& first = group.item(0);
+  const std::int64_t rows = first.last_row - first.first_row;
+  const std::int64_t all_rows = group.count * rows;
+  const std::int64_t columns = (first.last_block - first.first_block) * input.block_size;
+  const std::int64_t widest = std::max(input.layer->key_dim, input.block_size);
+  scratch.queries.Reserve(static_cast<std::size_t>(all_rows * input.layer->key_dim));
+  scratch.rotated.Reserve(static_cast<std::size_t>(all_rows * input.layer->key_dim));
+  scratch.scores.Reserve(static_cast<std::size_t>(all_rows * columns));
+  scratch.folded.Reserve(static_cast<std::size_t>(2 * rows * widest));
+  scratch.offsets.Reserve(static_cast<std::size_t>(2 * all_rows * kOffsetLanes));
+  scratch.scales.Reserve(static_cast<std::size_t>(4 * widest));
 
-  ScoreBlocks(input, item, &scratch);
-  for (std::int64_t row = 0; row < rows; ++row) {
-    to.states[row] = Exponentiate(scratch.scores.data() + row * columns, columns);
+  ScoreBlocks(input, group, &scratch);
+  for (std::int64_t i = 0; i < group.count; ++i) {
+    float* scores = scratch.scores.data() + i * rows * columns;
+    for (std::int64_t row = 0; row < rows; ++row)
+      to[i].states[row] = Exponentiate(scores + row * columns, columns);
+    KeepCountedWeights(input, group.item(i), scores, to[i]);
   }
-  KeepCountedWeights(input, item, scratch.scores.data(), to);
-  WeighValues(input, item, to.sums, &scratch);
+  WeighValues(input, group, to, &scratch);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -419,7 +452,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace carousel {
 
-HWY_EXPORT(RunItem);
+HWY_EXPORT(RunGroup);
 HWY_EXPORT(AddScaled);
 
 // Everything that outlives a work item. Sizes in floats unless the element says otherwise.
@@ -431,7 +464,9 @@ struct PagedAttention::Scratch {
   AlignedBuffer<float> counted_factors;  // [kv_heads, counted_rows, splits]
 };
 
-PagedAttention::PagedAttention() : scratch_(std::make_unique<Scratch>()) {}
+PagedAttention::PagedAttention() : scratch_(std::make_unique<Scratch>()) {
+  ForceCpuTargetFromEnvironment();
+}
 PagedAttention::~PagedAttention() = default;
 PagedAttention::PagedAttention(PagedAttention&&) noexcept = default;
 PagedAttention& PagedAttention::operator=(PagedAttention&&) noexcept = default;
@@ -490,16 +525,21 @@ void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& out
   float* counted_weights = scratch_->counted_weights.data();
   float* counted_factors = scratch_->counted_factors.data();
 
-  const auto run_item = HWY_DYNAMIC_DISPATCH(RunItem);
+  const auto run_group = HWY_DYNAMIC_DISPATCH(RunGroup);
   const auto add_scaled = HWY_DYNAMIC_DISPATCH(AddScaled);
-  ParallelFor(items, [&](std::int64_t i) {
-    const WorkItem& item = scratch_->items[static_cast<std::size_t>(i)];
-    PartialOutput to;
-    to.sums = scratch_->sums.data() + i * plan.tile_rows * layer.value_dim;
-    to.states = scratch_->states.data() + i * plan.tile_rows;
-    to.counted_weights = counted_weights + item.kv_head * counted_rows * all_columns;
-    to.columns = all_columns;
-    run_item(input, item, to);
+  ParallelFor(plan.groups, [&](std::int64_t g) {
+    const WorkGroup work = plan.group(g, scratch_->items.data());
+    thread_local std::vector<PartialOutput> to;  // kept, so that a step allocates nothing
+    to.resize(static_cast<std::size_t>(work.count));
+    for (std::int64_t i = 0; i < work.count; ++i) {
+      const std::int64_t at = work.first + i * work.stride;
+      PartialOutput& part = to[static_cast<std::size_t>(i)];
+      part.sums = scratch_->sums.data() + at * plan.tile_rows * layer.value_dim;
+      part.states = scratch_->states.data() + at * plan.tile_rows;
+      part.counted_weights = counted_weights + work.item(i).kv_head * counted_rows * all_columns;
+      part.columns = all_columns;
+    }
+    run_group(input, work, to.data());
   });
 
   // Items of one tile lie side by side, one per split: merge them into the output rows.

@@ -55,6 +55,7 @@ struct AttentionOutput {
 // Owns the scratch memory, which only grows: no allocation per step once the sizes have been seen.
 class PagedAttention {
  public:
+  // Throws carousel::Error when CAROUSEL_FORCE_TARGET (base/cpu_target.h) names what the CPU lacks.
   PagedAttention();
   ~PagedAttention();
   PagedAttention(PagedAttention&&) noexcept;

@@ -10,6 +10,8 @@ namespace {
 // A tile's scores should stay in a core's second-level cache beside the blocks that pass by.
 constexpr std::int64_t kTileScoreBytes = 256 * 1024;
 constexpr std::int64_t kMostTileRows = 48;
+// Up to so many rows of all KV heads together, a block's keys cost more to fetch than to multiply.
+constexpr std::int64_t kFewRows = 64;
 // Below this many blocks a split costs more than it gives.
 constexpr std::int64_t kFewestSplitBlocks = 4;
 
@@ -55,12 +57,21 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<W
       fitting >= kMostTileRows ? kMostTileRows : std::max<std::int64_t>(8, fitting / 8 * 8);
   plan.tile_rows = std::min(plan.tile_rows, rows);
   const std::int64_t tiles = (rows + plan.tile_rows - 1) / plan.tile_rows;
+  const std::int64_t kv_heads = input.layer->kv_heads;
+  const bool few_rows = tiles == 1 && kv_heads * rows <= kFewRows;
+  plan.tiles = tiles;
+  plan.group_heads = few_rows ? kv_heads : 1;
+  const std::int64_t parallel = kv_heads / plan.group_heads * tiles;
   const std::int64_t wanted = 2 * width;  // twice the threads, so that uneven items even out
-  if (width > 1 && input.layer->kv_heads * tiles < wanted) {
-    const std::int64_t useful = std::max<std::int64_t>(1, blocks / kFewestSplitBlocks);
-    const std::int64_t parallel = input.layer->kv_heads * tiles;
+  const std::int64_t useful = std::max<std::int64_t>(1, blocks / kFewestSplitBlocks);
+  if (width > 1 && parallel < wanted)
     plan.splits = std::clamp<std::int64_t>((wanted + parallel - 1) / parallel, 1, useful);
+  if (few_rows) {
+    const std::int64_t score_bytes =
+        kv_heads * rows * columns * static_cast<std::int64_t>(sizeof(float));
+    plan.splits = std::clamp(score_bytes / kTileScoreBytes, plan.splits, useful);
   }
+  plan.groups = parallel * plan.splits;
   items->clear();
   for (std::int64_t head = 0; head < input.layer->kv_heads; ++head) {
     for (std::int64_t tile = tiles - 1; tile >= 0; --tile) {  // the longest rows first

@@ -37,9 +37,32 @@ struct PartialOutput {
   std::int64_t columns = 0;          // blocks * block_size
 };
 
+// Items of the same rows and blocks that one thread runs together, block by block: they differ in
+// the KV head.
+struct WorkGroup {
+  const WorkItem* items = nullptr;  // all of the plan
+  std::int64_t first = 0;           // items first, first + stride, ...
+  std::int64_t stride = 0;
+  std::int64_t count = 0;
+
+  const WorkItem& item(std::int64_t i) const { return items[first + i * stride]; }
+};
+
+// Item (head, tile, split) is number (head * tiles + tile) * splits + split.
 struct WorkPlan {
   std::int64_t tile_rows = 0;  // most rows of an item
-  std::int64_t splits = 1;     // items per tile; they lie side by side
+  std::int64_t tiles = 1;
+  std::int64_t splits = 1;       // items per tile; they lie side by side
+  std::int64_t group_heads = 1;  // items per group; the number of KV heads, or 1
+  std::int64_t groups = 0;
+
+  WorkGroup group(std::int64_t i, const WorkItem* items) const {
+    const std::int64_t items_per_head = tiles * splits;
+    return {.items = items,
+            .first = i / items_per_head * group_heads * items_per_head + i % items_per_head,
+            .stride = items_per_head,
+            .count = group_heads};
+  }
 };
 
 struct BlockRange {
@@ -64,7 +87,9 @@ VisibleSlots SlotsVisibleTo(const AttentionLayerSpec& layer, const AttentionBloc
 // Whether any row of the item sees less than all of the block, or scores are adjusted.
 bool NeedsMask(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block);
 
-// Fills `items` with tiles of rows times splits of the context, enough for `width` threads.
+// Fills `items` with tiles of rows times splits of the context, enough for `width` threads. With
+// few rows, as in decode, all KV heads of a block are read together, because that is how they lie
+// in memory and memory is what decode waits for; with many, a head's tile stays in the cache.
 WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<WorkItem>* items);
 
 // Copies the item's rows that belong to counted queries to where the mass is gathered from; the

@@ -66,6 +66,19 @@ TEST(PlanWork, EveryRowSeesEveryVisibleBlockOnce) {
           }
         }
       }
+      std::vector<int> grouped(items.size(), 0);
+      for (std::int64_t g = 0; g < plan.groups; ++g) {
+        const WorkGroup group = plan.group(g, items.data());
+        for (std::int64_t i = 0; i < group.count; ++i) {
+          ++grouped.at(static_cast<std::size_t>(group.first + i * group.stride));
+          EXPECT_EQ(group.item(i).kv_head, group.item(0).kv_head + i);
+          EXPECT_EQ(group.item(i).first_row, group.item(0).first_row);
+          EXPECT_EQ(group.item(i).last_row, group.item(0).last_row);
+          EXPECT_EQ(group.item(i).first_block, group.item(0).first_block);
+          EXPECT_EQ(group.item(i).last_block, group.item(0).last_block);
+        }
+      }
+      for (const int times : grouped) EXPECT_EQ(times, 1);
       for (std::int64_t head = 0; head < 2; ++head) {
         for (std::int64_t row = 0; row < queries * 3; ++row) {
           for (std::int64_t block = 0; block < 20; ++block) {

@@ -247,6 +247,7 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.logical_tokens = cache_.tables().logical_length().value;
   metrics.resident_tokens = cache_.resident_tokens();
   metrics.evicted_tokens = cache_.evicted_tokens();
+  metrics.requantisation_error = cache_.requantisation_error();
   metrics.cache_bytes = cache_.pools().bytes_in_use();
   metrics.reserved_bytes = cache_.pools().bytes_reserved() + cache_.open_bytes();
   metrics.cache_bytes_per_token = cache_.pools().bytes_per_token();

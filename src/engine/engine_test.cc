@@ -133,6 +133,20 @@ TEST(Engine, QueryAndKeyRotationAgree) {
   for (std::size_t i = 0; i < query.size(); ++i) EXPECT_NEAR(query[i], keys[i], 2e-3) << i;
 }
 
+// Query rotation never rounds a key again; key rotation by about what the type can tell apart.
+void ExpectRoundingOf(const EngineConfig& config, double error) {
+  if (config.eviction->rotation != Rotation::kKeys || config.cache.key_type == KvType::kF32) {
+    EXPECT_EQ(error, 0.0);
+    return;
+  }
+  const double expected = config.cache.key_type == KvType::kF16    ? 2e-4
+                          : config.cache.key_type == KvType::kBf16 ? 1.6e-3
+                          : config.cache.key_type == KvType::kInt8 ? 6e-3
+                                                                   : 0.08;
+  EXPECT_GT(error, expected / 3.0);
+  EXPECT_LT(error, expected * 3.0);
+}
+
 // Every type of cache beside the same cache in floats, read in pieces that fill whole blocks and in
 // pieces that leave blocks open. Until the first eviction only the types differ; later, scores that
 // nearly tie may choose other blocks.
@@ -153,6 +167,7 @@ TEST(Engine, CompressedCachesStayCloseToFloats) {
       scores.insert(scores.end(), more.begin(), more.end());
     }
     EXPECT_GT(engine->metrics().evicted_tokens, 150);
+    ExpectRoundingOf(config, engine->metrics().requantisation_error);
     return scores;
   };
   const auto mean_difference = [](std::span<const double> a, std::span<const double> b) {

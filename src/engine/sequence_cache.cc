@@ -2,7 +2,9 @@
 #include "engine/sequence_cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <span>
 
 #include "base/check.h"
 #include "base/parallel.h"
@@ -102,12 +104,31 @@ std::int64_t SequenceCache::Evict(const StepRequest& request) {
   return most;
 }
 
+namespace {
+
+// Sums of squares of keys before they are coded, and of what coding changes.
+struct RewritingError {
+  std::int64_t tokens = 0;
+  double squares = 0.0;
+  double error_squares = 0.0;
+
+  void Add(std::span<const float> keys, std::span<const float> read) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      const double error = static_cast<double>(read[i]) - static_cast<double>(keys[i]);
+      squares += static_cast<double>(keys[i]) * static_cast<double>(keys[i]);
+      error_squares += error * error;
+    }
+  }
+};
+
+}  // namespace
+
 // Key rotation: rewrites the keys of every block whose shift is not 0, so that no query has to
 // turn. Returns how many tokens' keys were rewritten. Codes that are not f32 are rounded once more
 // each time.
 std::int64_t SequenceCache::RotateKeys() {
   const std::int64_t block_size = tables_.block_size();
-  std::vector<std::int64_t> rewritten(static_cast<std::size_t>(tables_.groups()), 0);
+  std::vector<RewritingError> rewritten(static_cast<std::size_t>(tables_.groups()));
   ParallelFor(tables_.groups(), [&](std::int64_t group) {
     const RotationTable* rotation = RotationOf(group);
     if (rotation == nullptr) return;
@@ -115,6 +136,8 @@ std::int64_t SequenceCache::RotateKeys() {
     const auto entries = tables_.table(group).entries();
     const std::int64_t plane = shape.key_dim * block_size;
     AlignedBuffer<float> keys(static_cast<std::size_t>(shape.kv_heads * plane));
+    AlignedBuffer<float> read(static_cast<std::size_t>(plane));
+    RewritingError& error = rewritten[static_cast<std::size_t>(group)];
     for (std::size_t i = 0; i < entries.size(); ++i) {
       const std::int64_t delta = -tables_.ShiftOf(group, static_cast<std::int64_t>(i)) / block_size;
       if (delta == 0) continue;
@@ -128,16 +151,24 @@ std::int64_t SequenceCache::RotateKeys() {
       RotateKeyBlocks(*rotation, KeyLayout::kDimensionMajor, shape.kv_heads, shape.key_dim, blocks,
                       {.multiples = {&delta, 1}, .columns = 1});
       for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
-        codec.RewriteKeys(place.data + place.shape->key_offset(head), block_size, shape.key_dim,
-                          keys.data() + head * plane);
+        std::byte* to = place.data + place.shape->key_offset(head);
+        const float* rotated = keys.data() + head * plane;
+        codec.RewriteKeys(to, block_size, shape.key_dim, rotated);
+        if (place.shape->key_type == KvType::kF32 || entries[i].tokens < block_size) continue;
+        codec.ReadKeys(to, block_size, shape.key_dim, read.data());
+        const auto count = static_cast<std::size_t>(plane);
+        error.Add({rotated, count}, {read.data(), count});
       }
-      rewritten[static_cast<std::size_t>(group)] += entries[i].tokens;
+      error.tokens += entries[i].tokens;
     }
   });
   std::int64_t total = 0;
   for (std::int64_t group = 0; group < tables_.groups(); ++group) {
     tables_.KeysRotated(group);
-    total += rewritten[static_cast<std::size_t>(group)];
+    const RewritingError& error = rewritten[static_cast<std::size_t>(group)];
+    total += error.tokens;
+    rewritten_squares_ += error.squares;
+    rewritten_error_squares_ += error.error_squares;
   }
   return total;
 }
@@ -300,6 +331,10 @@ std::int64_t SequenceCache::resident_tokens() const {
     most = std::max(most, tables_.table(group).resident_tokens());
   }
   return most;
+}
+
+double SequenceCache::requantisation_error() const {
+  return rewritten_squares_ > 0.0 ? std::sqrt(rewritten_error_squares_ / rewritten_squares_) : 0.0;
 }
 
 std::int64_t SequenceCache::evicted_tokens() const {

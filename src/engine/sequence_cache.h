@@ -74,6 +74,9 @@ class SequenceCache {
   std::int64_t open_bytes() const;
   std::int64_t resident_tokens() const;  // the maximum over groups
   std::int64_t evicted_tokens() const;   // likewise
+  // Key rotation: how far one rewriting moves keys, as |rounded - rotated| / |rotated| over all
+  // keys rewritten so far (root mean squares). 0 when none was, and in f32.
+  double requantisation_error() const;
 
  private:
   std::int64_t Evict(const StepRequest& request);
@@ -100,6 +103,8 @@ class SequenceCache {
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
   PagedAttention attention_;
+  double rewritten_squares_ = 0.0;        // of all keys that key rotation rewrote
+  double rewritten_error_squares_ = 0.0;  // of what rounding them again did
   StepPlan plan_;
   std::vector<float> token_mass_;
 };
