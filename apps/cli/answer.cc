@@ -1,23 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/answer.h"
 
-#include <chrono>
 #include <utility>
 
+#include "base/clock.h"
 #include "text/incremental_detokenizer.h"
 #include "text/stop_strings.h"
 
 namespace carousel {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-}  // namespace
-
 double Answer::prompt_tokens_per_second() const {
   return prompt_seconds > 0 ? static_cast<double>(prompt_tokens) / prompt_seconds : 0.0;
 }

@@ -46,9 +46,17 @@ Examples:
   carousel bench model
   carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 --kv-type-v int8)";
 
-const std::vector<std::string>& KvTypeNames() {
-  static const std::vector<std::string> names = {"f32", "f16", "bf16", "int8", "int4"};
-  return names;
+void AddRoundsFlag(FlagSet* flags, std::int64_t* target) {
+  flags->Integer({"--rounds", "N", fmt::format("How often each is timed (default {})", *target)},
+                 {1, 1'000'000}, target);
+}
+
+void AddOutputFlags(FlagSet* flags, std::string* json) {
+  flags->Heading("Output");
+  AddJsonFlag(flags,
+              "Write one JSON object per line there, when all is measured; -: standard output, "
+              "without the table",
+              json);
 }
 
 void CheckMultiple(const std::string& flag, std::int64_t value) {
@@ -86,20 +94,14 @@ class BenchAttentionCommand : public CommandDefinition {
                  &target_.shape_of);
     flags().Switch({"--no-openvino", "", "Measure ours alone"}, &target_.no_openvino);
     flags().Heading("Measurement");
-    flags().Integer(
-        {"--rounds", "N", fmt::format("How often each is timed (default {})", target_.rounds)},
-        {1, 1'000'000}, &target_.rounds);
+    AddRoundsFlag(&flags(), &target_.rounds);
     flags().Integer({"--seconds", "N",
                      fmt::format("Begin no further round of a context after so long (default {})",
                                  target_.seconds)},
                     {0, 1'000'000}, &target_.seconds);
     flags().Integer({"--threads", "N", "CPU threads; 0: all cores (default 0)"}, {0, 1024},
                     &target_.threads);
-    flags().Heading("Output");
-    AddJsonFlag(&flags(),
-                "Write one JSON object per line there, when all is measured; -: standard output, "
-                "without the table",
-                &target_.json);
+    AddOutputFlags(&flags(), &target_.json);
   }
 
   Invocation Settle(const Environment& environment) override {
@@ -177,20 +179,14 @@ class BenchModelCommand : public CommandDefinition {
         {"--max-cache-size", "N,...",
          "Most tokens in the cache, in each layer; off: keep every token (default off,672)"},
         [this](const std::vector<std::string>& words) { ReadCacheSizes(words); });
-    flags().Integer(
-        {"--rounds", "N", fmt::format("How often each is timed (default {})", target_.rounds)},
-        {1, 1'000'000}, &target_.rounds);
+    AddRoundsFlag(&flags(), &target_.rounds);
     flags().OptionalText({"--token-ids", "FILE",
                           "Prompts are the beginnings of this JSON array of token ids (default: "
                           "random tokens)"},
                          &target_.token_ids_file);
     AddModelFlags(&flags(), &target_.model);
     AddCacheFlags(&flags(), {.prompt_eviction = true, .one_size = false}, &cache_);
-    flags().Heading("Output");
-    AddJsonFlag(&flags(),
-                "Write one JSON object per line there, when all is measured; -: standard output, "
-                "without the table",
-                &target_.json);
+    AddOutputFlags(&flags(), &target_.json);
   }
 
   Invocation Settle(const Environment& environment) override {

@@ -2,6 +2,7 @@
 #include "cli/flags.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <string_view>
 
@@ -84,24 +85,27 @@ void AddModelFlags(FlagSet* flags, ModelFlags* target) {
                 {"f32", "bf16", "int8"}, ParsePrecision, &target->precision);
 }
 
+const std::vector<std::string>& KvTypeNames() {
+  static const std::vector<std::string> names = {"f32", "f16", "bf16", "int8", "int4"};
+  return names;
+}
+
 void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   AddEvictionFlags(flags, choice, target);
   CacheConfig& cache = target->config.cache;
-  const std::vector<std::string> kv_types = {"f32", "f16", "bf16", "int8", "int4"};
+  const std::string types = fmt::format("{}", fmt::join(KvTypeNames(), ", "));
   flags->Heading("Cache");
   if (choice.one_size)
     flags->Switch({"--no-eviction", "", "Keep every token"}, &target->no_eviction);
   flags->Integer({"--block-size", "N", WithDefault("Tokens in a block", cache.block_size)},
                  kAnySize, &cache.block_size);
   flags->Choice({"--kv-type-k", "T",
-                 WithDefault("How keys are held: f32, f16, bf16, int8, int4", Name(cache.key_type)),
-                 "key_type"},
-                kv_types, ParseKvType, &cache.key_type);
+                 WithDefault("How keys are held: " + types, Name(cache.key_type)), "key_type"},
+                KvTypeNames(), ParseKvType, &cache.key_type);
   flags->Choice(
-      {"--kv-type-v", "T",
-       WithDefault("How values are held: f32, f16, bf16, int8, int4", Name(cache.value_type)),
+      {"--kv-type-v", "T", WithDefault("How values are held: " + types, Name(cache.value_type)),
        "value_type"},
-      kv_types, ParseKvType, &cache.value_type);
+      KvTypeNames(), ParseKvType, &cache.value_type);
   flags->Bytes({"--cache-limit", "BYTES",
                 "Most memory for the cache, all layers together; 64M, 1G (default: as needed)",
                 "limit_bytes"},

@@ -74,6 +74,9 @@ struct CacheFlagChoice {
   bool one_size = true;          // --max-cache-size and --no-eviction; a sweep has a list
 };
 
+// Of every kind of cache, as --kv-type-k takes them.
+const std::vector<std::string>& KvTypeNames();
+
 // Each adds its flags under headings of its own; the defaults that the help shows are what the
 // targets hold.
 void AddModelFlags(FlagSet* flags, ModelFlags* target);

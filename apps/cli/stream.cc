@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "carousel/error.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
@@ -22,7 +22,6 @@
 namespace carousel {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using nlohmann::ordered_json;
 
 // Where the figures go: rows of a table, lines of JSON, a line of progress.
@@ -182,7 +181,7 @@ void StreamReader::Read(std::size_t count) {
     if (interrupt_.raised()) engine_->Cancel();
     const StepResult step = engine_->Step();
     const auto now = Clock::now();
-    const double seconds = std::chrono::duration<double>(now - std::exchange(begin, now)).count();
+    const double seconds = SecondsBetween(std::exchange(begin, now), now);
     for (const Segment& segment :
          meter_.AddStep(step.tokens_processed, step.negative_log_likelihood, seconds))
       report_->Row(segment, *engine_);

@@ -248,6 +248,25 @@ Ahead ValuesAhead(const AttentionInput& input, const WorkGroup& group, std::int6
   return next.block < group.item(0).last_block ? ValuesOf(input, group, next) : Ahead{};
 }
 
+// multiply(elements) with a plane of one of the types that the inner loop reads as they are: all
+// but int4.
+template <class Multiply>
+void WithElements(KvType type, const std::byte* plane, const Multiply& multiply) {
+  switch (type) {
+    case KvType::kF32:
+      return multiply(reinterpret_cast<const float*>(plane));
+    case KvType::kF16:
+      return multiply(reinterpret_cast<const hwy::float16_t*>(plane));
+    case KvType::kBf16:
+      return multiply(reinterpret_cast<const hwy::bfloat16_t*>(plane));
+    case KvType::kInt8:
+      return multiply(reinterpret_cast<const std::int8_t*>(plane));
+    case KvType::kInt4:
+      break;
+  }
+  CAROUSEL_CHECK(false);
+}
+
 // scores[rows, block_size] = queries . the block's keys.
 void ScoreBlock(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block,
                 const float* queries, std::int64_t columns, const Ahead& ahead, float* scores,
@@ -258,41 +277,29 @@ void ScoreBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   const std::byte* plane = block.data + shape.key_offset(item.kv_head);
   LeftRows a{queries, queries, dim};
   ResultRows c{scores, columns, false, nullptr};
-  const auto multiply = [&](const auto* elements) {
-    RowProduct(a, rows, dim, ElementRows{elements, input.block_size, input.block_size, ahead}, c);
-  };
-  switch (shape.key_type) {
-    case KvType::kF32:
-      return multiply(reinterpret_cast<const float*>(plane));
-    case KvType::kF16:
-      return multiply(reinterpret_cast<const hwy::float16_t*>(plane));
-    case KvType::kBf16:
-      return multiply(reinterpret_cast<const hwy::bfloat16_t*>(plane));
-    case KvType::kInt8:
-      c.column_scale = ScalesOfInt8(plane, input.block_size, dim);
-      return multiply(reinterpret_cast<const std::int8_t*>(plane));
-    case KvType::kInt4: {
-      float* scales = scratch->scales.data();
-      float* folded = scratch->folded.data();  // [2, rows, dim]
-      HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * dim, scales);
-      const std::int64_t half_block = input.block_size / 2;
-      for (std::int64_t half = 0; half < 2; ++half) {
-        for (std::int64_t row = 0; row < rows; ++row) {
-          const float offset =
-              FoldKeyScales(queries + row * dim, dim, scales + half * dim,
-                            scales + (2 + half) * dim, folded + (half * rows + row) * dim);
-          std::fill_n(scores + row * columns + half * half_block, half_block, offset);
-        }
+  if (shape.key_type == KvType::kInt4) {
+    float* scales = scratch->scales.data();
+    float* folded = scratch->folded.data();  // [2, rows, dim]
+    HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * dim, scales);
+    const std::int64_t half_block = input.block_size / 2;
+    for (std::int64_t half = 0; half < 2; ++half) {
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const float offset =
+            FoldKeyScales(queries + row * dim, dim, scales + half * dim, scales + (2 + half) * dim,
+                          folded + (half * rows + row) * dim);
+        std::fill_n(scores + row * columns + half * half_block, half_block, offset);
       }
-      a.first = folded;
-      a.second = folded + rows * dim;
-      c.accumulate = true;
-      RowProduct(a, rows, dim,
-                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), input.block_size, ahead},
-                 c);
-      return;
     }
+    a.first = folded;
+    a.second = folded + rows * dim;
+    c.accumulate = true;
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
+    return RowProduct(a, rows, dim, NibbleRows{codes, input.block_size, ahead}, c);
   }
+  if (shape.key_type == KvType::kInt8) c.column_scale = ScalesOfInt8(plane, input.block_size, dim);
+  WithElements(shape.key_type, plane, [&](const auto* elements) {
+    RowProduct(a, rows, dim, ElementRows{elements, input.block_size, input.block_size, ahead}, c);
+  });
 }
 
 void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
@@ -335,39 +342,28 @@ void WeighBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   const std::byte* plane = block.data + shape.value_offset(item.kv_head);
   LeftRows a{weights, weights, columns};
   const ResultRows c{out, dim, true, nullptr};
-  const auto multiply = [&](const auto* elements) {
-    RowProduct(a, rows, block.tokens, ElementRows{elements, dim, dim, ahead}, c);
-  };
-  switch (shape.value_type) {
-    case KvType::kF32:
-      return multiply(reinterpret_cast<const float*>(plane));
-    case KvType::kF16:
-      return multiply(reinterpret_cast<const hwy::float16_t*>(plane));
-    case KvType::kBf16:
-      return multiply(reinterpret_cast<const hwy::bfloat16_t*>(plane));
-    case KvType::kInt8:
-      FoldTokenScales(weights, columns, rows, block.tokens,
-                      ScalesOfInt8(plane, input.block_size, dim), input.block_size,
-                      scratch->folded.data());
-      a = {scratch->folded.data(), scratch->folded.data(), input.block_size};
-      return multiply(reinterpret_cast<const std::int8_t*>(plane));
-    case KvType::kInt4: {
-      float* scales = scratch->scales.data();
-      HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * input.block_size, scales);
-      for (std::int64_t half = 0; half < 2; ++half) {
-        FoldTokenScales(weights, columns, rows, block.tokens, scales + half * input.block_size,
-                        input.block_size, scratch->folded.data() + half * rows * input.block_size);
-        AddTokenOffsets(weights, columns, rows, block.tokens,
-                        scales + (2 + half) * input.block_size,
-                        offsets + half * rows * kOffsetLanes);
-      }
-      a = {scratch->folded.data(), scratch->folded.data() + rows * input.block_size,
-           input.block_size};
-      RowProduct(a, rows, block.tokens,
-                 NibbleRows{reinterpret_cast<const std::uint8_t*>(plane), dim, ahead}, c);
-      return;
+  float* folded = scratch->folded.data();  // [1 or 2, rows, block_size]
+  if (shape.value_type == KvType::kInt4) {
+    float* scales = scratch->scales.data();
+    HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * input.block_size, scales);
+    for (std::int64_t half = 0; half < 2; ++half) {
+      FoldTokenScales(weights, columns, rows, block.tokens, scales + half * input.block_size,
+                      input.block_size, folded + half * rows * input.block_size);
+      AddTokenOffsets(weights, columns, rows, block.tokens, scales + (2 + half) * input.block_size,
+                      offsets + half * rows * kOffsetLanes);
     }
+    a = {folded, folded + rows * input.block_size, input.block_size};
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
+    return RowProduct(a, rows, block.tokens, NibbleRows{codes, dim, ahead}, c);
   }
+  if (shape.value_type == KvType::kInt8) {
+    FoldTokenScales(weights, columns, rows, block.tokens,
+                    ScalesOfInt8(plane, input.block_size, dim), input.block_size, folded);
+    a = {folded, folded, input.block_size};
+  }
+  WithElements(shape.value_type, plane, [&](const auto* elements) {
+    RowProduct(a, rows, block.tokens, ElementRows{elements, dim, dim, ahead}, c);
+  });
 }
 
 // Adds each row's sum of offsets to the half of the dimensions that it belongs to.

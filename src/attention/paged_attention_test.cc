@@ -14,12 +14,12 @@
 #include <random>
 
 #include "attention/reference.h"
-#include "base/random_cases.h"
 #include "cache/block_codec.h"
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
 #include "cache/plane_layout.h"
 #include "rope/rotate.h"
+#include "testing/random_cases.h"
 
 namespace carousel {
 namespace {

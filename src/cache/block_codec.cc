@@ -85,29 +85,19 @@ class Int8Codec final : public BlockCodec {
   void WriteKeys(std::byte* plane, std::int64_t block_size, std::int64_t dim,
                  std::int64_t first_slot, std::int64_t tokens, const float* from,
                  std::int64_t stride) const noexcept override {
-    auto* codes = reinterpret_cast<std::int8_t*>(plane);
-    float* scales = ScalesOfInt8(plane, block_size, dim);
-    for (std::int64_t token = 0; token < tokens; ++token) {
-      const float* key = from + token * stride;
-      const std::int64_t slot = first_slot + token;
-      scales[slot] = ScaleOf(key, dim);
-      const float inverse = InverseOf(scales[slot]);
-      for (std::int64_t d = 0; d < dim; ++d) codes[d * block_size + slot] = Code(key[d] * inverse);
-    }
+    auto* codes = reinterpret_cast<std::int8_t*>(plane) + first_slot;
+    float* scales = ScalesOfInt8(plane, block_size, dim) + first_slot;
+    for (std::int64_t t = 0; t < tokens; ++t)
+      scales[t] = WriteToken(from + t * stride, 1, dim, codes + t, block_size);
   }
 
   void WriteValues(std::byte* plane, std::int64_t block_size, std::int64_t dim,
                    std::int64_t first_slot, std::int64_t tokens, const float* from,
                    std::int64_t stride) const noexcept override {
-    auto* codes = reinterpret_cast<std::int8_t*>(plane);
-    float* scales = ScalesOfInt8(plane, block_size, dim);
-    for (std::int64_t token = 0; token < tokens; ++token) {
-      const float* value = from + token * stride;
-      const std::int64_t slot = first_slot + token;
-      scales[slot] = ScaleOf(value, dim);
-      const float inverse = InverseOf(scales[slot]);
-      for (std::int64_t d = 0; d < dim; ++d) codes[slot * dim + d] = Code(value[d] * inverse);
-    }
+    auto* codes = reinterpret_cast<std::int8_t*>(plane) + first_slot * dim;
+    float* scales = ScalesOfInt8(plane, block_size, dim) + first_slot;
+    for (std::int64_t t = 0; t < tokens; ++t)
+      scales[t] = WriteToken(from + t * stride, 1, dim, codes + t * dim, 1);
   }
 
   void ReadKeys(const std::byte* plane, std::int64_t block_size, std::int64_t dim,
@@ -131,25 +121,24 @@ class Int8Codec final : public BlockCodec {
                    const float* from) const noexcept override {
     auto* codes = reinterpret_cast<std::int8_t*>(plane);
     float* scales = ScalesOfInt8(plane, block_size, dim);
-    for (std::int64_t token = 0; token < block_size; ++token) {
-      float largest = 0.0F;
-      for (std::int64_t d = 0; d < dim; ++d)
-        largest = std::max(largest, std::abs(from[d * block_size + token]));
-      scales[token] = largest / kInt8Largest;
-      const float inverse = InverseOf(scales[token]);
-      for (std::int64_t d = 0; d < dim; ++d)
-        codes[d * block_size + token] = Code(from[d * block_size + token] * inverse);
-    }
+    for (std::int64_t t = 0; t < block_size; ++t)
+      scales[t] = WriteToken(from + t, block_size, dim, codes + t, block_size);
   }
 
  private:
-  static std::int8_t Code(float x) {
-    return static_cast<std::int8_t>(Nearest(x, -kInt8Largest, kInt8Largest));
-  }
-  static float ScaleOf(const float* row, std::int64_t dim) {
+  // The codes of one token, whose numbers lie `from_stride` and whose codes `to_stride` apart;
+  // returns its scale.
+  static float WriteToken(const float* from, std::int64_t from_stride, std::int64_t dim,
+                          std::int8_t* to, std::int64_t to_stride) {
     float largest = 0.0F;
-    for (std::int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::abs(row[d]));
-    return largest / kInt8Largest;
+    for (std::int64_t d = 0; d < dim; ++d)
+      largest = std::max(largest, std::abs(from[d * from_stride]));
+    const float scale = largest / kInt8Largest;
+    const float inverse = InverseOf(scale);
+    for (std::int64_t d = 0; d < dim; ++d)
+      to[d * to_stride] = static_cast<std::int8_t>(
+          Nearest(from[d * from_stride] * inverse, -kInt8Largest, kInt8Largest));
+    return scale;
   }
 };
 

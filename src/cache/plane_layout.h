@@ -41,20 +41,21 @@ constexpr std::size_t CodeBytes(KvType type, std::int64_t elements) {
   return 0;
 }
 
-constexpr std::size_t KeyPlaneBytes(KvType type, std::int64_t block_size, std::int64_t dim) {
+// Of codes and what belongs to them: int8 has a scale per token, int4 a scale and an offset for
+// each of `int4_groups`.
+constexpr std::size_t PlaneBytes(KvType type, std::int64_t block_size, std::int64_t dim,
+                                 std::int64_t int4_groups) {
   const std::size_t codes = CodeBytes(type, block_size * dim);
   if (type == KvType::kInt8) return codes + static_cast<std::size_t>(block_size) * sizeof(float);
   if (type == KvType::kInt4)
-    return codes + static_cast<std::size_t>(dim) * 4 * sizeof(std::uint16_t);
+    return codes + static_cast<std::size_t>(int4_groups) * 2 * sizeof(std::uint16_t);
   return codes;
 }
-
+constexpr std::size_t KeyPlaneBytes(KvType type, std::int64_t block_size, std::int64_t dim) {
+  return PlaneBytes(type, block_size, dim, 2 * dim);
+}
 constexpr std::size_t ValuePlaneBytes(KvType type, std::int64_t block_size, std::int64_t dim) {
-  const std::size_t codes = CodeBytes(type, block_size * dim);
-  if (type == KvType::kInt8) return codes + static_cast<std::size_t>(block_size) * sizeof(float);
-  if (type == KvType::kInt4)
-    return codes + static_cast<std::size_t>(block_size) * 4 * sizeof(std::uint16_t);
-  return codes;
+  return PlaneBytes(type, block_size, dim, 2 * block_size);
 }
 
 // Whether keys of this type can only be written a whole block at a time, because their scales

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <utility>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/parallel.h"
 #include "carousel/error.h"
 #include "engine/logits.h"
@@ -18,12 +18,6 @@
 
 namespace carousel {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 // Hands the model's attention to the cache and times it.
 class TimedAttention final : public AttentionCallback {

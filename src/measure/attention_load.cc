@@ -52,4 +52,23 @@ AttentionLoad MakeAttentionLoad(const AttentionShape& shape, std::int64_t least_
   return load;
 }
 
+ReferenceOutput ReferenceOf(const AttentionLoad& load) {
+  const AttentionLayerSpec& layer = load.shape.layer;
+  const auto row = [](const std::vector<float>& rows, std::int64_t index, std::int64_t width) {
+    const auto begin = rows.begin() + index * width;
+    return std::vector<double>(begin, begin + width);
+  };
+  std::vector<ReferenceToken> tokens;
+  for (std::int64_t t = 0; t < load.shape.context; ++t)
+    tokens.push_back({Position{t}, Position{t}, Position{t},
+                      row(load.k, t, layer.kv_heads * layer.key_dim),
+                      row(load.v, t, layer.kv_heads * layer.value_dim)});
+  std::vector<ReferenceQuery> queries;
+  for (std::int64_t i = 0; i < load.shape.queries; ++i) {
+    const Position at{load.shape.context - load.shape.queries + i};
+    queries.push_back({at, at, at, row(load.q, i, layer.query_heads * layer.key_dim)});
+  }
+  return ReferenceAttention(layer, {}, tokens, queries);
+}
+
 }  // namespace carousel

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/reference.h"
 #include "carousel/model.h"
 #include "measure/contender.h"
 
@@ -48,6 +49,9 @@ struct AttentionLoad {
 
 // Normally distributed. The same shape gives the same load.
 AttentionLoad MakeAttentionLoad(const AttentionShape& shape, std::int64_t least_bytes);
+
+// What attention over the load is when nothing has been evicted, by the slow reference: for tests.
+ReferenceOutput ReferenceOf(const AttentionLoad& load);
 
 // An engine with its caches filled, about to attend. A run attends once in each of `layers` layers.
 class AttentionContender : public Contender {

@@ -1,21 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "measure/contender.h"
 
-#include <chrono>
-
 #include "base/check.h"
+#include "base/clock.h"
 
 namespace carousel {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double SecondsSince(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-}  // namespace
-
 std::vector<Spread> TakeTurns(std::span<Contender* const> contenders, const Rounds& rounds,
                               const std::function<void(std::int64_t)>& on_round) {
   CAROUSEL_CHECK_GT(rounds.count, 0);

@@ -2,7 +2,6 @@
 #include "measure/machine_speed.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/clock.h"
 #include "base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -99,16 +99,11 @@ HWY_EXPORT(NameOfTarget);
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 // Long enough that what disturbs one pass does not disturb all.
 constexpr double kSecondsOfPasses = 0.5;
 // Tasks per thread, so that a thread that starts late leaves its share to the others.
 constexpr std::int64_t kTasksPerThread = 8;
-
-double Seconds(Clock::time_point since) {
-  return std::chrono::duration<double>(Clock::now() - since).count();
-}
 
 // The shortest of many runs of task(0), ..., task(tasks - 1); their results are kept from being
 // optimised away.
@@ -116,10 +111,10 @@ double LeastSeconds(std::int64_t tasks, const std::function<float(std::int64_t)>
   std::vector<float> results(static_cast<std::size_t>(tasks));
   double least = 1e9;
   const auto first = Clock::now();
-  while (Seconds(first) < kSecondsOfPasses) {
+  while (SecondsSince(first) < kSecondsOfPasses) {
     const auto begin = Clock::now();
     ParallelFor(tasks, [&](std::int64_t i) { results[static_cast<std::size_t>(i)] = task(i); });
-    least = std::min(least, Seconds(begin));
+    least = std::min(least, SecondsSince(begin));
   }
   volatile float kept = *std::max_element(results.begin(), results.end());
   static_cast<void>(kept);

@@ -7,7 +7,6 @@
 #include <string>
 #include <tuple>
 
-#include "attention/reference.h"
 #include "base/parallel.h"
 #include "measure/attention_load.h"
 #include "measure/contender.h"
@@ -92,30 +91,10 @@ TEST(AttentionLoad, GoesThroughMoreThanTheCacheHolds) {
   EXPECT_GE(copies.layers() * copies.bytes_per_layer(), 1'000'000);
 }
 
-// The load's tokens and queries where they stand when nothing has been evicted.
-ReferenceOutput Expected(const AttentionLoad& load) {
-  const AttentionLayerSpec& layer = load.shape.layer;
-  const auto row = [](const std::vector<float>& rows, std::int64_t index, std::int64_t width) {
-    const auto begin = rows.begin() + index * width;
-    return std::vector<double>(begin, begin + width);
-  };
-  std::vector<ReferenceToken> tokens;
-  for (std::int64_t t = 0; t < load.shape.context; ++t)
-    tokens.push_back({Position{t}, Position{t}, Position{t},
-                      row(load.k, t, layer.kv_heads * layer.key_dim),
-                      row(load.v, t, layer.kv_heads * layer.value_dim)});
-  std::vector<ReferenceQuery> queries;
-  for (std::int64_t i = 0; i < load.shape.queries; ++i) {
-    const Position at{load.shape.context - load.shape.queries + i};
-    queries.push_back({at, at, at, row(load.q, i, layer.query_heads * layer.key_dim)});
-  }
-  return ReferenceAttention(layer, {}, tokens, queries);
-}
-
 TEST(OurAttention, DoesTheWork) {
   for (const std::int64_t queries : {1, 64}) {
     const AttentionLoad load = MakeAttentionLoad(SmallShape(64, queries), 0);
-    const ReferenceOutput expected = Expected(load);
+    const ReferenceOutput expected = ReferenceOf(load);
     for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8}) {
       OurAttention ours(load, std::make_shared<OurCaches>(load, type), kNoShifts);
       EXPECT_EQ(ours.facts().layers, 3);

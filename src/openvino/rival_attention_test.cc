@@ -8,32 +8,11 @@
 #include <string>
 #include <tuple>
 
-#include "attention/reference.h"
 #include "base/parallel.h"
 #include "carousel/error.h"
 
 namespace carousel {
 namespace {
-
-std::vector<double> Row(const std::vector<float>& rows, std::int64_t index, std::int64_t width) {
-  const auto begin = rows.begin() + index * width;
-  return {begin, begin + width};
-}
-
-std::vector<double> Expected(const AttentionLoad& load) {
-  const AttentionLayerSpec& layer = load.shape.layer;
-  std::vector<ReferenceToken> tokens;
-  for (std::int64_t t = 0; t < load.shape.context; ++t)
-    tokens.push_back({Position{t}, Position{t}, Position{t},
-                      Row(load.k, t, layer.kv_heads * layer.key_dim),
-                      Row(load.v, t, layer.kv_heads * layer.value_dim)});
-  std::vector<ReferenceQuery> queries;
-  for (std::int64_t i = 0; i < load.shape.queries; ++i) {
-    const Position at{load.shape.context - load.shape.queries + i};
-    queries.push_back({at, at, at, Row(load.q, i, layer.query_heads * layer.key_dim)});
-  }
-  return ReferenceAttention(layer, {}, tokens, queries).out;
-}
 
 AttentionShape Shape(std::int64_t context, std::int64_t queries) {
   AttentionShape shape = DefaultAttentionShape();
@@ -59,7 +38,7 @@ TEST_P(RivalAttentionTest, DoesTheWork) {
   EXPECT_GE(rival->facts().bytes_per_layer, elements);
   EXPECT_GE(rival->facts().layers * rival->facts().bytes_per_layer, 1'000'000);
   EXPECT_EQ(rival->facts().layers % 2, 0);
-  const std::vector<double> expected = Expected(load);
+  const std::vector<double> expected = ReferenceOf(load).out;
   // The second run finds the new tokens in the cache, where they are written again.
   for (int run = 0; run < 2; ++run) {
     rival->Run();

@@ -10,10 +10,10 @@
 #include <random>
 
 #include "attention/reference.h"
-#include "base/random_cases.h"
 #include "carousel/engine.h"
 #include "engine/logits.h"
 #include "engine/tiny_model.h"
+#include "testing/random_cases.h"
 
 namespace carousel {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many random cases a test runs. For tests only.
+// How many random cases a test runs.
 #pragma once
 
 #if defined(__has_feature)
