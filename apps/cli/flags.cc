@@ -54,6 +54,11 @@ void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target
       {"--pooling-width", "N",
        WithDefault("Width in tokens of the pooling over votes; 1: none", eviction.pooling_width)},
       kAnySize, &eviction.pooling_width);
+  flags->Choice({"--eviction-groups", "G",
+                 WithDefault("What is evicted together: layer, or each KV head on its own: head",
+                             Name(eviction.grouping)),
+                 "grouping"},
+                {"layer", "head"}, ParseGrouping, &eviction.grouping);
   flags->Choice({"--rotation", "R",
                  WithDefault("How survivors reach new positions: auto, query, keys, off",
                              Name(eviction.rotation))},

@@ -32,6 +32,7 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
     out["max_cache_size"] = config.eviction->max_cache_size;
     out["aggregation"] = Name(config.eviction->aggregation);
     out["snapkv_window"] = config.eviction->snapkv_window;
+    out["grouping"] = Name(config.eviction->grouping);
     out["prompt_eviction"] = Name(config.eviction->prompt_eviction);
   }
   out["attention_seconds"] = metrics.attention_seconds;

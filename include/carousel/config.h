@@ -36,6 +36,12 @@ enum class PromptEviction {
   kAtEnd,   // once, after the whole prompt, by the attention of the prompt's last tokens
 };
 
+// Which KV heads keep and lose their blocks together.
+enum class Grouping {
+  kLayer,  // all of a layer's
+  kHead,   // each on its own
+};
+
 // How keys or values are held (src/cache/plane_layout.h).
 enum class KvType {
   kF32,
@@ -50,7 +56,7 @@ struct EvictionConfig {
   std::int64_t start_size = 32;    // attention sinks, never evicted; multiple of block_size, > 0
   std::int64_t recent_size = 128;  // the newest tokens, never evicted; multiple of block_size, > 0
   std::int64_t max_cache_size =
-      672;  // per layer; multiple of block_size, > start_size + recent_size
+      672;  // per layer and KV head; multiple of block_size, > start_size + recent_size
   Aggregation aggregation = Aggregation::kNormSum;
   // How many of a chunk's (kAtEnd: of the prompt's) last queries vote; 0: all of them, unpooled
   // (H2O).
@@ -60,6 +66,7 @@ struct EvictionConfig {
   Rotation rotation = Rotation::kAuto;
   PositionPolicy positions = PositionPolicy::kAuto;
   PromptEviction prompt_eviction = PromptEviction::kCapped;
+  Grouping grouping = Grouping::kLayer;
   // Overrides max_cache_size layer by layer; empty: the same for all. Same rules as max_cache_size.
   std::vector<std::int64_t> layer_max_cache_size;
 };
@@ -89,12 +96,14 @@ std::string_view Name(Aggregation value);
 std::string_view Name(Rotation value);
 std::string_view Name(PositionPolicy value);
 std::string_view Name(PromptEviction value);
+std::string_view Name(Grouping value);
 std::string_view Name(KvType value);
 // The inverse. nullopt when there is no such name.
 std::optional<Aggregation> ParseAggregation(std::string_view name);
 std::optional<Rotation> ParseRotation(std::string_view name);
 std::optional<PositionPolicy> ParsePositionPolicy(std::string_view name);
 std::optional<PromptEviction> ParsePromptEviction(std::string_view name);
+std::optional<Grouping> ParseGrouping(std::string_view name);
 std::optional<KvType> ParseKvType(std::string_view name);
 
 }  // namespace carousel

@@ -33,7 +33,7 @@ void LoadQueries(const AttentionInput& input, const WorkItem& item, float* to) {
   const std::int64_t group = layer.query_heads / layer.kv_heads;
   for (std::int64_t row = item.first_row; row < item.last_row; ++row, to += layer.key_dim) {
     const std::int64_t query = row / group;
-    const std::int64_t head = item.kv_head * group + row % group;
+    const std::int64_t head = (input.first_kv_head + item.kv_head) * group + row % group;
     const float* from = input.q + (query * layer.query_heads + head) * layer.key_dim;
     for (std::int64_t i = 0; i < layer.key_dim; ++i) to[i] = from[i] * layer.scale;
   }
@@ -65,7 +65,7 @@ void MaskScores(const AttentionInput& input, const WorkItem& item, const Attenti
     const std::int64_t query = row / group;
     float* row_scores = scores + (row - item.first_row) * columns;
     if (adjust) {
-      AdjustScores(layer, item.kv_head * group + row % group,
+      AdjustScores(layer, (input.first_kv_head + item.kv_head) * group + row % group,
                    (input.first_query_attention + query) - block.attention, block.tokens,
                    row_scores);
     }
@@ -221,7 +221,7 @@ PlaneIndex PlaneAhead(const WorkGroup& group, std::int64_t block, std::int64_t i
 
 Ahead ValuesOf(const AttentionInput& input, const WorkGroup& group, PlaneIndex plane) {
   const AttentionBlock& from = input.blocks[static_cast<std::size_t>(plane.block)];
-  return {from.data + from.shape->value_offset(group.item(plane.item).kv_head),
+  return {from.data + from.shape->value_offset(from.first_head + group.item(plane.item).kv_head),
           static_cast<std::int64_t>(from.shape->value_plane_bytes())};
 }
 
@@ -236,7 +236,7 @@ Ahead KeysAhead(const AttentionInput& input, const WorkGroup& group, std::int64_
     return ValuesOf(input, group, next);
   }
   const AttentionBlock& from = input.blocks[static_cast<std::size_t>(next.block)];
-  return {from.data + from.shape->key_offset(group.item(next.item).kv_head),
+  return {from.data + from.shape->key_offset(from.first_head + group.item(next.item).kv_head),
           static_cast<std::int64_t>(from.shape->key_plane_bytes())};
 }
 
@@ -274,7 +274,7 @@ void ScoreBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t dim = shape.key_dim;
-  const std::byte* plane = block.data + shape.key_offset(item.kv_head);
+  const std::byte* plane = block.data + shape.key_offset(block.first_head + item.kv_head);
   LeftRows a{queries, queries, dim};
   ResultRows c{scores, columns, false, nullptr};
   if (shape.key_type == KvType::kInt4) {
@@ -339,7 +339,7 @@ void WeighBlock(const AttentionInput& input, const WorkItem& item, const Attenti
   const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t dim = shape.value_dim;
-  const std::byte* plane = block.data + shape.value_offset(item.kv_head);
+  const std::byte* plane = block.data + shape.value_offset(block.first_head + item.kv_head);
   LeftRows a{weights, weights, columns};
   const ResultRows c{out, dim, true, nullptr};
   float* folded = scratch->folded.data();  // [1 or 2, rows, block_size]
@@ -451,16 +451,36 @@ namespace carousel {
 HWY_EXPORT(RunGroup);
 HWY_EXPORT(AddScaled);
 
-// Everything that outlives a work item. Sizes in floats unless the element says otherwise.
-struct PagedAttention::Scratch {
-  std::vector<WorkItem> items;
-  AlignedBuffer<float> sums;             // [items, tile_rows, value_dim]
-  AlignedBuffer<SoftmaxState> states;    // [items, tile_rows]
-  AlignedBuffer<float> counted_weights;  // [kv_heads, counted_rows, blocks * block_size]
-  AlignedBuffer<float> counted_factors;  // [kv_heads, counted_rows, splits]
+namespace {
+
+// A task's part of the scratch memory; all numbers count elements.
+struct TaskPlan {
+  WorkPlan work;
+  std::int64_t first_item = 0;    // in Scratch::items
+  std::int64_t first_group = 0;   // in the order in which threads take groups
+  std::int64_t first_tile = 0;    // in the order in which tiles are merged
+  std::int64_t first_split = 0;   // in the order in which mass is gathered
+  std::int64_t counted_rows = 0;  // per KV head
+  std::int64_t columns = 0;       // blocks * block_size
+  std::int64_t sums = 0;          // where the task's begin
+  std::int64_t states = 0;
+  std::int64_t counted_weights = 0;
+  std::int64_t counted_factors = 0;
 };
 
-PagedAttention::PagedAttention() : scratch_(std::make_unique<Scratch>()) {
+}  // namespace
+
+// Everything that outlives a work item: of all tasks, one after another.
+struct AttentionScratch {
+  std::vector<TaskPlan> plans;  // [tasks + 1]; the last one holds the totals
+  std::vector<WorkItem> items;
+  AlignedBuffer<float> sums;             // per task [items, tile_rows, value_dim]
+  AlignedBuffer<SoftmaxState> states;    // per task [items, tile_rows]
+  AlignedBuffer<float> counted_weights;  // per task [kv_heads, counted_rows, columns]
+  AlignedBuffer<float> counted_factors;  // per task [kv_heads, counted_rows, splits]
+};
+
+PagedAttention::PagedAttention() : scratch_(std::make_unique<AttentionScratch>()) {
   ForceCpuTargetFromEnvironment();
 }
 PagedAttention::~PagedAttention() = default;
@@ -500,87 +520,154 @@ void ForEach(std::int64_t count, std::int64_t multiplications, const Task& task)
   for (std::int64_t i = 0; i < count; ++i) task(i);
 }
 
+std::int64_t GroupOf(const AttentionLayerSpec& layer) { return layer.query_heads / layer.kv_heads; }
+
+// Cuts every task into work items; each gets as many as its share of all the work asks for.
+void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* items,
+               std::vector<TaskPlan>* plans) {
+  std::int64_t all_work = 0;
+  for (const AttentionTask& task : tasks) all_work += WorkOf(task.input);
+  const std::int64_t width = ParallelWidth();
+  const std::int64_t wanted = width > 1 ? 2 * width : 1;  // twice, so that uneven items even out
+  items->clear();
+  plans->clear();
+  TaskPlan next;
+  for (const AttentionTask& task : tasks) {
+    const AttentionInput& input = task.input;
+    CAROUSEL_CHECK_LE(input.counted_queries, input.queries);
+    CAROUSEL_CHECK_GT(input.kv_heads, 0);
+    CAROUSEL_CHECK_LE(input.first_kv_head + input.kv_heads, input.layer->kv_heads);
+    CAROUSEL_CHECK_EQ(std::ssize(task.output.token_mass),
+                      input.counted_queries > 0 ? std::ssize(input.blocks) * input.block_size : 0);
+    const double share = static_cast<double>(WorkOf(input)) / static_cast<double>(all_work);
+    next.work = PlanWork(
+        input, static_cast<std::int64_t>(std::ceil(share * static_cast<double>(wanted))), items);
+    next.counted_rows = input.counted_queries * GroupOf(*input.layer);
+    next.columns = static_cast<std::int64_t>(input.blocks.size()) * input.block_size;
+    plans->push_back(next);
+    const std::int64_t task_items = std::ssize(*items) - next.first_item;
+    next.first_item = std::ssize(*items);
+    next.first_group += next.work.groups;
+    next.first_tile += task_items / next.work.splits;
+    next.first_split += input.counted_queries > 0 ? next.work.splits : 0;
+    next.sums += task_items * next.work.tile_rows * input.layer->value_dim;
+    next.states += task_items * next.work.tile_rows;
+    next.counted_weights += input.kv_heads * next.counted_rows * next.columns;
+    next.counted_factors += input.kv_heads * next.counted_rows * next.work.splits;
+  }
+  plans->push_back(next);
+}
+
+// Which task the i-th of what `first` counts belongs to.
+std::size_t TaskOf(const std::vector<TaskPlan>& plans, std::int64_t TaskPlan::*first,
+                   std::int64_t i) {
+  std::size_t task = 0;
+  while (plans[task + 1].*first <= i) ++task;
+  return task;
+}
+
+// What is compiled per instruction set, chosen once per call.
+struct Kernels {
+  decltype(HWY_DYNAMIC_DISPATCH(RunGroup)) run_group;
+  decltype(HWY_DYNAMIC_DISPATCH(AddScaled)) add_scaled;
+};
+
+// Runs a group of a task's work items; their parts go to the scratch memory.
+void RunWork(const AttentionInput& input, const TaskPlan& plan, std::int64_t group,
+             const Kernels& kernels, AttentionScratch* scratch) {
+  const WorkGroup work = plan.work.group(group, scratch->items.data() + plan.first_item);
+  thread_local std::vector<PartialOutput> to;  // kept, so that a step allocates nothing
+  to.resize(static_cast<std::size_t>(work.count));
+  for (std::int64_t i = 0; i < work.count; ++i) {
+    const std::int64_t at = (work.first + i * work.stride) * plan.work.tile_rows;
+    PartialOutput& part = to[static_cast<std::size_t>(i)];
+    part.sums = scratch->sums.data() + plan.sums + at * input.layer->value_dim;
+    part.states = scratch->states.data() + plan.states + at;
+    part.counted_weights = scratch->counted_weights.data() + plan.counted_weights +
+                           work.item(i).kv_head * plan.counted_rows * plan.columns;
+    part.columns = plan.columns;
+  }
+  kernels.run_group(input, work, to.data());
+}
+
+// Items of one tile lie side by side, one per split: merges them into the output rows, and keeps
+// each split's factor for the counted rows.
+void MergeTile(const AttentionTask& task, const TaskPlan& plan, std::int64_t tile,
+               const Kernels& kernels, AttentionScratch* scratch) {
+  const AttentionInput& input = task.input;
+  const AttentionLayerSpec& layer = *input.layer;
+  const std::int64_t group = GroupOf(layer);
+  const std::int64_t splits = plan.work.splits;
+  const std::int64_t tile_rows = plan.work.tile_rows;
+  const std::int64_t first = tile * splits;
+  const WorkItem& item = scratch->items[static_cast<std::size_t>(plan.first_item + first)];
+  const std::int64_t part_stride = tile_rows * layer.value_dim;
+  const float* tile_sums = scratch->sums.data() + plan.sums + first * part_stride;
+  const SoftmaxState* tile_states = scratch->states.data() + plan.states + first * tile_rows;
+  float* factors = scratch->counted_factors.data() + plan.counted_factors +
+                   item.kv_head * plan.counted_rows * splits;
+  for (std::int64_t row = item.first_row; row < item.last_row; ++row) {
+    const std::int64_t head = (input.first_kv_head + item.kv_head) * group + row % group;
+    const SoftmaxState* states = tile_states + (row - item.first_row);
+    const float* sums = tile_sums + (row - item.first_row) * layer.value_dim;
+    const SoftmaxState whole = MergeStates(layer, head, states, splits, tile_rows);
+    float* out = task.output.out + (row / group * layer.query_heads + head) * layer.value_dim;
+    std::memset(out, 0, static_cast<std::size_t>(layer.value_dim) * sizeof(float));
+    const std::int64_t counted = row - (input.queries * group - plan.counted_rows);
+    for (std::int64_t split = 0; split < splits; ++split) {
+      const SoftmaxState& part = states[split * tile_rows];
+      const float factor =
+          part.sum == 0.0F ? 0.0F : std::exp(part.largest - whole.largest) / whole.sum;
+      kernels.add_scaled(factor, sums + split * part_stride, layer.value_dim, out);
+      if (counted >= 0) factors[counted * splits + split] = factor;
+    }
+  }
+}
+
+// The mass of one split's tokens, over all heads and counted rows.
+void GatherMass(const AttentionTask& task, const TaskPlan& plan, std::int64_t split,
+                const Kernels& kernels, const AttentionScratch& scratch) {
+  const AttentionInput& input = task.input;
+  const std::int64_t splits = plan.work.splits;
+  const BlockRange range =
+      SplitRange(static_cast<std::int64_t>(input.blocks.size()), splits, split);
+  const std::int64_t begin = range.first * input.block_size;
+  const std::int64_t count = (range.last - range.first) * input.block_size;
+  const float* factors = scratch.counted_factors.data() + plan.counted_factors;
+  const float* weights = scratch.counted_weights.data() + plan.counted_weights;
+  float* mass = task.output.token_mass.data() + begin;
+  std::fill(mass, mass + count, 0.0F);
+  for (std::int64_t row = 0; row < input.kv_heads * plan.counted_rows; ++row) {
+    kernels.add_scaled(factors[row * splits + split], weights + row * plan.columns + begin, count,
+                       mass);
+  }
+}
+
 }  // namespace
 
-void PagedAttention::Run(const AttentionInput& input, const AttentionOutput& output) {
-  const AttentionLayerSpec& layer = *input.layer;
-  const std::int64_t group = layer.query_heads / layer.kv_heads;
-  const std::int64_t all_columns =
-      static_cast<std::int64_t>(input.blocks.size()) * input.block_size;
-  const WorkPlan plan = PlanWork(input, ParallelWidth(), &scratch_->items);
-  const auto items = static_cast<std::int64_t>(scratch_->items.size());
-  const std::int64_t counted_rows = input.counted_queries * group;
-  CAROUSEL_CHECK_LE(input.counted_queries, input.queries);
+void PagedAttention::Run(std::span<const AttentionTask> tasks) {
+  if (tasks.empty()) return;
+  const std::vector<TaskPlan>& plans = scratch_->plans;
+  PlanTasks(tasks, &scratch_->items, &scratch_->plans);
+  const TaskPlan& total = plans.back();
+  scratch_->sums.Reserve(static_cast<std::size_t>(total.sums));
+  scratch_->states.Reserve(static_cast<std::size_t>(total.states));
+  scratch_->counted_weights.Reserve(static_cast<std::size_t>(total.counted_weights));
+  scratch_->counted_factors.Reserve(static_cast<std::size_t>(total.counted_factors));
+  const Kernels kernels{HWY_DYNAMIC_DISPATCH(RunGroup), HWY_DYNAMIC_DISPATCH(AddScaled)};
 
-  scratch_->sums.Reserve(static_cast<std::size_t>(items * plan.tile_rows * layer.value_dim));
-  scratch_->states.Reserve(static_cast<std::size_t>(items * plan.tile_rows));
-  scratch_->counted_weights.Reserve(
-      static_cast<std::size_t>(layer.kv_heads * counted_rows * all_columns));
-  scratch_->counted_factors.Reserve(
-      static_cast<std::size_t>(layer.kv_heads * counted_rows * plan.splits));
-  float* counted_weights = scratch_->counted_weights.data();
-  float* counted_factors = scratch_->counted_factors.data();
-
-  const auto run_group = HWY_DYNAMIC_DISPATCH(RunGroup);
-  const auto add_scaled = HWY_DYNAMIC_DISPATCH(AddScaled);
-  ParallelFor(plan.groups, [&](std::int64_t g) {
-    const WorkGroup work = plan.group(g, scratch_->items.data());
-    thread_local std::vector<PartialOutput> to;  // kept, so that a step allocates nothing
-    to.resize(static_cast<std::size_t>(work.count));
-    for (std::int64_t i = 0; i < work.count; ++i) {
-      const std::int64_t at = work.first + i * work.stride;
-      PartialOutput& part = to[static_cast<std::size_t>(i)];
-      part.sums = scratch_->sums.data() + at * plan.tile_rows * layer.value_dim;
-      part.states = scratch_->states.data() + at * plan.tile_rows;
-      part.counted_weights = counted_weights + work.item(i).kv_head * counted_rows * all_columns;
-      part.columns = all_columns;
-    }
-    run_group(input, work, to.data());
+  ParallelFor(total.first_group, [&](std::int64_t i) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
+    RunWork(tasks[task].input, plans[task], i - plans[task].first_group, kernels, scratch_.get());
   });
-
-  // Items of one tile lie side by side, one per split: merge them into the output rows.
-  const auto merge = [&](std::int64_t tile) {
-    const std::int64_t first = tile * plan.splits;
-    const WorkItem& item = scratch_->items[static_cast<std::size_t>(first)];
-    const std::int64_t part_stride = plan.tile_rows * layer.value_dim;
-    for (std::int64_t row = item.first_row; row < item.last_row; ++row) {
-      const std::int64_t head = item.kv_head * group + row % group;
-      const SoftmaxState* states =
-          scratch_->states.data() + first * plan.tile_rows + (row - item.first_row);
-      const float* sums =
-          scratch_->sums.data() + first * part_stride + (row - item.first_row) * layer.value_dim;
-      const SoftmaxState whole = MergeStates(layer, head, states, plan.splits, plan.tile_rows);
-      float* out = output.out + (row / group * layer.query_heads + head) * layer.value_dim;
-      std::memset(out, 0, static_cast<std::size_t>(layer.value_dim) * sizeof(float));
-      const std::int64_t counted = row - (input.queries * group - counted_rows);
-      for (std::int64_t split = 0; split < plan.splits; ++split) {
-        const SoftmaxState& part = states[split * plan.tile_rows];
-        const float factor =
-            part.sum == 0.0F ? 0.0F : std::exp(part.largest - whole.largest) / whole.sum;
-        add_scaled(factor, sums + split * part_stride, layer.value_dim, out);
-        if (counted >= 0) {
-          counted_factors[(item.kv_head * counted_rows + counted) * plan.splits + split] = factor;
-        }
-      }
-    }
-  };
-  ForEach(items / plan.splits, items * plan.tile_rows * layer.value_dim, merge);
-
-  if (input.counted_queries == 0) return;
-  CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(output.token_mass.size()), all_columns);
-  const auto add_mass = [&](std::int64_t split) {
-    const BlockRange range =
-        SplitRange(static_cast<std::int64_t>(input.blocks.size()), plan.splits, split);
-    const std::int64_t begin = range.first * input.block_size;
-    const std::int64_t count = (range.last - range.first) * input.block_size;
-    float* mass = output.token_mass.data() + begin;
-    std::fill(mass, mass + count, 0.0F);
-    for (std::int64_t row = 0; row < layer.kv_heads * counted_rows; ++row) {
-      add_scaled(counted_factors[row * plan.splits + split],
-                 counted_weights + row * all_columns + begin, count, mass);
-    }
-  };
-  ForEach(plan.splits, layer.kv_heads * counted_rows * all_columns, add_mass);
+  ForEach(total.first_tile, total.sums, [&](std::int64_t i) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_tile, i);
+    MergeTile(tasks[task], plans[task], i - plans[task].first_tile, kernels, scratch_.get());
+  });
+  ForEach(total.first_split, total.counted_weights, [&](std::int64_t i) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_split, i);
+    GatherMass(tasks[task], plans[task], i - plans[task].first_split, kernels, *scratch_);
+  });
 }
 
 }  // namespace carousel

@@ -22,16 +22,19 @@ namespace carousel {
 struct AttentionBlock {
   const std::byte* data = nullptr;
   const BlockShape* shape = nullptr;  // how data lies; block sizes and dims are the same for all
+  std::int64_t first_head = 0;        // which of its KV heads is the task's first
   std::int64_t tokens = 0;            // filled slots, from the first on
   std::int64_t shift_blocks = 0;      // s / block_size; 0 where nothing rotates
   Position attention;                 // v of the first token
   Position logical;                   // of the first token
 };
 
-// One layer's attention for one step of one sequence. The step's own keys and values are in the
-// blocks.
+// Attention of some of a layer's KV heads, and of the query heads that read them, for one step of
+// one sequence. The step's own keys and values are in the blocks.
 struct AttentionInput {
   const AttentionLayerSpec* layer = nullptr;
+  std::int64_t first_kv_head = 0;  // of the layer; q and out have columns for all of its heads
+  std::int64_t kv_heads = 0;       // how many, > 0; each block holds as many from first_head on
   std::int64_t block_size = 0;
   const RotationTable* rotation =
       nullptr;                             // extended far enough; may be null when all shifts are 0
@@ -47,10 +50,20 @@ struct AttentionInput {
 
 struct AttentionOutput {
   float* out = nullptr;  // [queries, H * value_dim]
-  // [blocks * block_size]: softmax probability summed over heads and counted queries; a slot that
+  // [blocks * block_size]: softmax probability summed over the task's heads and the counted
+  // queries; a slot that
   // is not filled gets 0. Empty when counted_queries is 0.
   std::span<float> token_mass;
 };
+
+// Tasks of one call share its threads and nothing else: KV heads that keep different blocks,
+// sequences of different lengths.
+struct AttentionTask {
+  AttentionInput input;
+  AttentionOutput output;
+};
+
+struct AttentionScratch;
 
 // Owns the scratch memory, which only grows: no allocation per step once the sizes have been seen.
 class PagedAttention {
@@ -61,12 +74,13 @@ class PagedAttention {
   PagedAttention(PagedAttention&&) noexcept;
   PagedAttention& operator=(PagedAttention&&) noexcept;
 
-  // Runs on all cores. One call at a time. Throws std::bad_alloc when scratch cannot grow.
-  void Run(const AttentionInput& input, const AttentionOutput& output);
+  // Runs all tasks side by side on all cores; none writes what another reads or writes. One call
+  // at a time. Throws std::bad_alloc when scratch cannot grow.
+  void Run(std::span<const AttentionTask> tasks);
+  void Run(const AttentionTask& task) { Run({&task, 1}); }
 
  private:
-  struct Scratch;
-  std::unique_ptr<Scratch> scratch_;
+  std::unique_ptr<AttentionScratch> scratch_;
 };
 
 }  // namespace carousel

@@ -70,16 +70,17 @@ class RandomSequence {
     std::vector<float> mass(
         case_.counted == 0 ? 0 : blocks.size() * static_cast<std::size_t>(case_.shape.block_size));
     PagedAttention attention;
-    attention.Run({.layer = &case_.layer,
-                   .block_size = case_.shape.block_size,
-                   .rotation = rotation_.get(),
-                   .blocks = blocks,
-                   .queries = case_.queries,
-                   .first_query_attention = tables_.NextAttentionPosition(0) + -case_.queries,
-                   .first_query_logical = tables_.logical_length() + -case_.queries,
-                   .q = q.data(),
-                   .counted_queries = case_.counted},
-                  {.out = out.data(), .token_mass = mass});
+    attention.Run({{.layer = &case_.layer,
+                    .kv_heads = case_.layer.kv_heads,
+                    .block_size = case_.shape.block_size,
+                    .rotation = rotation_.get(),
+                    .blocks = blocks,
+                    .queries = case_.queries,
+                    .first_query_attention = tables_.NextAttentionPosition(0) + -case_.queries,
+                    .first_query_logical = tables_.logical_length() + -case_.queries,
+                    .q = q.data(),
+                    .counted_queries = case_.counted},
+                   {.out = out.data(), .token_mass = mass}});
     ExpectClose(expected, out, mass, filled);
   }
 
@@ -437,16 +438,17 @@ TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
         out.resize(static_cast<std::size_t>(c.queries * c.layer.query_heads * c.layer.value_dim));
         mass.resize(c.counted == 0 ? 0 : static_cast<std::size_t>(count * c.shape.block_size));
         PagedAttention attention;
-        attention.Run({.layer = &c.layer,
-                       .block_size = c.shape.block_size,
-                       .rotation = table ? &*table : nullptr,
-                       .blocks = coded ? blocks.coded() : blocks.floats(),
-                       .queries = c.queries,
-                       .first_query_attention = Position{context - c.queries},
-                       .first_query_logical = Position{context - c.queries},
-                       .q = q.data(),
-                       .counted_queries = c.counted},
-                      {.out = out.data(), .token_mass = mass});
+        attention.Run({{.layer = &c.layer,
+                        .kv_heads = c.layer.kv_heads,
+                        .block_size = c.shape.block_size,
+                        .rotation = table ? &*table : nullptr,
+                        .blocks = coded ? blocks.coded() : blocks.floats(),
+                        .queries = c.queries,
+                        .first_query_attention = Position{context - c.queries},
+                        .first_query_logical = Position{context - c.queries},
+                        .q = q.data(),
+                        .counted_queries = c.counted},
+                       {.out = out.data(), .token_mass = mass}});
       }
       for (std::size_t at = 0; at < outputs[0].size(); ++at) {
         ASSERT_NEAR(outputs[1][at], outputs[0][at], 2e-5F)
@@ -460,6 +462,106 @@ TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
     }
   }
   hwy::SetSupportedTargetsForTest(0);
+}
+
+// One head's planes of a block, as a block of one head.
+AlignedBuffer<std::byte> OneHead(const AttentionBlock& block, std::int64_t head,
+                                 const BlockShape& one_head) {
+  AlignedBuffer<std::byte> copy(one_head.bytes());
+  std::memcpy(copy.data() + one_head.key_offset(0), block.data + block.shape->key_offset(head),
+              one_head.key_plane_bytes());
+  std::memcpy(copy.data() + one_head.value_offset(0), block.data + block.shape->value_offset(head),
+              one_head.value_plane_bytes());
+  return copy;
+}
+
+// KV heads that keep different blocks, some of them blocks of their own, give side by side what
+// each gives when all of the layer's heads read its blocks.
+TEST(PagedAttention, TasksOfHeadsThatKeepDifferentBlocks) {
+  std::mt19937_64 generator(23);
+  const auto below = [&](std::size_t limit) { return generator() % limit; };
+  for (int i = 0; i < RandomCases(300); ++i) {
+    SCOPED_TRACE(i);
+    Case c = RandomCase(&generator);
+    c.shape.key_type = kAllTypes[below(4)];
+    c.shape.value_type = kAllTypes[below(4)];
+    c.queries = std::min<std::int64_t>(c.queries, c.shape.block_size);
+    c.counted = std::min(c.counted, c.queries);
+    std::optional<RotationTable> table;
+    if (c.rope.rotates()) table.emplace(c.rope, c.shape.block_size).Extend(3);
+    const std::int64_t count = 2 + static_cast<std::int64_t>(below(30));
+    const CodedBlocks blocks(c, count, c.shape.block_size, &generator);
+    BlockShape one_head = c.shape;
+    one_head.kv_heads = 1;
+    std::vector<AlignedBuffer<std::byte>> copies;
+    copies.reserve(static_cast<std::size_t>(count * c.layer.kv_heads));
+    std::vector<std::vector<AttentionBlock>> whole(static_cast<std::size_t>(c.layer.kv_heads));
+    std::vector<std::vector<AttentionBlock>> own = whole;
+    for (std::size_t head = 0; head < whole.size(); ++head) {
+      for (std::int64_t b = 0; b < count; ++b) {
+        if (b + 1 < count && below(3) == 0) continue;
+        AttentionBlock block = blocks.coded()[static_cast<std::size_t>(b)];
+        whole[head].push_back(block);
+        block.first_head = static_cast<std::int64_t>(head);
+        if (below(2) == 0) {
+          copies.push_back(OneHead(block, block.first_head, one_head));
+          block.data = copies.back().data();
+          block.shape = &one_head;
+          block.first_head = 0;
+        }
+        own[head].push_back(block);
+      }
+    }
+    std::normal_distribution<float> normal;
+    std::vector<float> q(
+        static_cast<std::size_t>(c.queries * c.layer.query_heads * c.layer.key_dim));
+    for (float& x : q) x = normal(generator);
+    const std::int64_t width = c.layer.query_heads * c.layer.value_dim;
+    std::vector<float> out(static_cast<std::size_t>(c.queries * width),
+                           std::numeric_limits<float>::quiet_NaN());
+    AttentionInput input{.layer = &c.layer,
+                         .kv_heads = c.layer.kv_heads,
+                         .block_size = c.shape.block_size,
+                         .rotation = table ? &*table : nullptr,
+                         .queries = c.queries,
+                         .first_query_attention = Position{count * c.shape.block_size - c.queries},
+                         .first_query_logical = Position{count * c.shape.block_size - c.queries},
+                         .q = q.data(),
+                         .counted_queries = c.counted};
+    std::vector<std::vector<float>> masses(whole.size());
+    std::vector<AttentionTask> tasks;
+    for (std::size_t head = 0; head < whole.size(); ++head) {
+      AttentionInput task = input;
+      task.first_kv_head = static_cast<std::int64_t>(head);
+      task.kv_heads = 1;
+      task.blocks = own[head];
+      masses[head].resize(
+          c.counted == 0 ? 0 : own[head].size() * static_cast<std::size_t>(c.shape.block_size));
+      tasks.push_back({task, {.out = out.data(), .token_mass = masses[head]}});
+    }
+    PagedAttention attention;
+    attention.Run(tasks);
+
+    const std::int64_t group = c.layer.query_heads / c.layer.kv_heads;
+    for (std::size_t head = 0; head < whole.size(); ++head) {
+      std::vector<float> expected(out.size());
+      std::vector<float> alone(masses[head].size());
+      input.blocks = whole[head];
+      attention.Run({input, {.out = expected.data(), .token_mass = alone}});
+      const std::int64_t first = static_cast<std::int64_t>(head) * group * c.layer.value_dim;
+      for (std::int64_t query = 0; query < c.queries; ++query) {
+        for (std::int64_t at = first; at < first + group * c.layer.value_dim; ++at) {
+          const auto index = static_cast<std::size_t>(query * width + at);
+          ASSERT_NEAR(out[index], expected[index], 2e-5F) << "head " << head;
+        }
+      }
+      AttentionInput task = tasks[head].input;
+      attention.Run({task, {.out = expected.data(), .token_mass = alone}});
+      for (std::size_t t = 0; t < alone.size(); ++t) {
+        ASSERT_NEAR(masses[head][t], alone[t], 2e-5F * static_cast<float>(group * c.counted));
+      }
+    }
+  }
 }
 
 // A long context in decode is split over threads; a long prompt is tiled.

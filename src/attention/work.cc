@@ -43,7 +43,15 @@ bool NeedsMask(const AttentionInput& input, const WorkItem& item, const Attentio
          SlotsVisibleTo(layer, block, last).begin > 0;
 }
 
-WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<WorkItem>* items) {
+std::int64_t WorkOf(const AttentionInput& input) {
+  const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
+  const std::int64_t rows = input.queries * group * input.kv_heads;
+  return rows * static_cast<std::int64_t>(input.blocks.size()) * input.block_size *
+         (input.layer->key_dim + input.layer->value_dim);
+}
+
+WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
+                  std::vector<WorkItem>* items) {
   const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
   const auto blocks = static_cast<std::int64_t>(input.blocks.size());
   const std::int64_t columns = blocks * input.block_size;
@@ -57,23 +65,21 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<W
       fitting >= kMostTileRows ? kMostTileRows : std::max<std::int64_t>(8, fitting / 8 * 8);
   plan.tile_rows = std::min(plan.tile_rows, rows);
   const std::int64_t tiles = (rows + plan.tile_rows - 1) / plan.tile_rows;
-  const std::int64_t kv_heads = input.layer->kv_heads;
+  const std::int64_t kv_heads = input.kv_heads;
   const bool few_rows = tiles == 1 && kv_heads * rows <= kFewRows;
   plan.tiles = tiles;
   plan.group_heads = few_rows ? kv_heads : 1;
   const std::int64_t parallel = kv_heads / plan.group_heads * tiles;
-  const std::int64_t wanted = 2 * width;  // twice the threads, so that uneven items even out
   const std::int64_t useful = std::max<std::int64_t>(1, blocks / kFewestSplitBlocks);
-  if (width > 1 && parallel < wanted)
-    plan.splits = std::clamp<std::int64_t>((wanted + parallel - 1) / parallel, 1, useful);
+  if (parallel < wanted_groups)
+    plan.splits = std::clamp<std::int64_t>((wanted_groups + parallel - 1) / parallel, 1, useful);
   if (few_rows) {
     const std::int64_t score_bytes =
         kv_heads * rows * columns * static_cast<std::int64_t>(sizeof(float));
     plan.splits = std::clamp(score_bytes / kTileScoreBytes, plan.splits, useful);
   }
   plan.groups = parallel * plan.splits;
-  items->clear();
-  for (std::int64_t head = 0; head < input.layer->kv_heads; ++head) {
+  for (std::int64_t head = 0; head < kv_heads; ++head) {
     for (std::int64_t tile = tiles - 1; tile >= 0; --tile) {  // the longest rows first
       WorkItem item;
       item.kv_head = head;

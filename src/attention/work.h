@@ -14,7 +14,7 @@ namespace carousel {
 // A row is one query of one query head; the rows of a KV head are its queries times its query
 // heads, the heads of one query side by side: row = query * group + head within the group.
 struct WorkItem {
-  std::int64_t kv_head = 0;
+  std::int64_t kv_head = 0;    // of the task's
   std::int64_t first_row = 0;  // half-open
   std::int64_t last_row = 0;
   std::int64_t first_block = 0;  // half-open: this split's part of what the tile can see
@@ -87,10 +87,15 @@ VisibleSlots SlotsVisibleTo(const AttentionLayerSpec& layer, const AttentionBloc
 // Whether any row of the item sees less than all of the block, or scores are adjusted.
 bool NeedsMask(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block);
 
-// Fills `items` with tiles of rows times splits of the context, enough for `width` threads. With
-// few rows, as in decode, all KV heads of a block are read together, because that is how they lie
-// in memory and memory is what decode waits for; with many, a head's tile stays in the cache.
-WorkPlan PlanWork(const AttentionInput& input, std::int64_t width, std::vector<WorkItem>* items);
+// Appends tiles of rows times splits of the context to `items`, so many that at least
+// `wanted_groups` can run side by side where the context allows. With few rows, as in decode, all
+// KV heads of a block are read together, because that is how they lie in memory and memory is what
+// decode waits for; with many, a head's tile stays in the cache.
+WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
+                  std::vector<WorkItem>* items);
+
+// How many multiply-adds a task takes, about: what its share of the threads is measured by.
+std::int64_t WorkOf(const AttentionInput& input);
 
 // Copies the item's rows that belong to counted queries to where the mass is gathered from; the
 // split's blocks in the tile's future become 0.

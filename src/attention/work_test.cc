@@ -40,7 +40,7 @@ TEST(SlotsVisibleTo, FutureAndWindow) {
 
 // Every row meets every block that it can see exactly once, whatever the number of threads.
 TEST(PlanWork, EveryRowSeesEveryVisibleBlockOnce) {
-  for (const std::int64_t width : {1, 2, 7, 64}) {
+  for (const std::int64_t wanted : {1, 4, 14, 128}) {
     for (const std::int64_t queries : {1, 2, 31, 200}) {
       AttentionLayerSpec layer{.query_heads = 6, .kv_heads = 2, .key_dim = 8, .value_dim = 8};
       const BlockShape shape{.block_size = 16, .kv_heads = 2, .key_dim = 8, .value_dim = 8};
@@ -49,13 +49,14 @@ TEST(PlanWork, EveryRowSeesEveryVisibleBlockOnce) {
         blocks.push_back({.tokens = 16, .attention = {}, .logical = Position{i * 16}});
       }
       const AttentionInput input{.layer = &layer,
+                                 .kv_heads = layer.kv_heads,
                                  .block_size = shape.block_size,
                                  .blocks = blocks,
                                  .queries = queries,
                                  .first_query_attention = {},
                                  .first_query_logical = Position{320 - queries}};
       std::vector<WorkItem> items;
-      const WorkPlan plan = PlanWork(input, width, &items);
+      const WorkPlan plan = PlanWork(input, wanted, &items);
       EXPECT_EQ(items.size() % static_cast<std::size_t>(plan.splits), 0U);
       std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, int> met;
       for (const WorkItem& item : items) {

@@ -79,6 +79,8 @@ constexpr std::array<NameTable<PositionPolicy>, 3> kPositions = {
      {PositionPolicy::kCompact, "compact"}}};
 constexpr std::array<NameTable<PromptEviction>, 2> kPromptEvictions = {
     {{PromptEviction::kCapped, "capped"}, {PromptEviction::kAtEnd, "at_end"}}};
+constexpr std::array<NameTable<Grouping>, 2> kGroupings = {
+    {{Grouping::kLayer, "layer"}, {Grouping::kHead, "head"}}};
 constexpr std::array<NameTable<KvType>, 5> kKvTypes = {{{KvType::kF32, "f32"},
                                                         {KvType::kF16, "f16"},
                                                         {KvType::kBf16, "bf16"},
@@ -130,6 +132,7 @@ std::string_view Name(Aggregation value) { return NameIn(kAggregations, value); 
 std::string_view Name(Rotation value) { return NameIn(kRotations, value); }
 std::string_view Name(PositionPolicy value) { return NameIn(kPositions, value); }
 std::string_view Name(PromptEviction value) { return NameIn(kPromptEvictions, value); }
+std::string_view Name(Grouping value) { return NameIn(kGroupings, value); }
 std::string_view Name(KvType value) { return NameIn(kKvTypes, value); }
 
 std::optional<Aggregation> ParseAggregation(std::string_view name) {
@@ -142,6 +145,7 @@ std::optional<PositionPolicy> ParsePositionPolicy(std::string_view name) {
 std::optional<PromptEviction> ParsePromptEviction(std::string_view name) {
   return ParseIn(kPromptEvictions, name);
 }
+std::optional<Grouping> ParseGrouping(std::string_view name) { return ParseIn(kGroupings, name); }
 std::optional<KvType> ParseKvType(std::string_view name) { return ParseIn(kKvTypes, name); }
 
 }  // namespace carousel

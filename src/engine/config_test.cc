@@ -71,6 +71,8 @@ TEST(Names, RoundTrip) {
        {PositionPolicy::kAuto, PositionPolicy::kKeep, PositionPolicy::kCompact}) {
     EXPECT_EQ(ParsePositionPolicy(Name(value)), value);
   }
+  for (const auto value : {Grouping::kLayer, Grouping::kHead})
+    EXPECT_EQ(ParseGrouping(Name(value)), value);
   for (const auto value : {Aggregation::kSum, Aggregation::kNormSum})
     EXPECT_EQ(ParseAggregation(Name(value)), value);
   for (const auto value : {PromptEviction::kCapped, PromptEviction::kAtEnd}) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <numeric>
 #include <span>
 
 #include "base/check.h"
@@ -20,13 +21,13 @@ SequenceCache::SequenceCache(const EngineSettings& settings,
     : settings_(settings),
       layers_(layers),
       pools_(settings.shapes, settings.limit_bytes),
-      tables_(static_cast<std::int64_t>(layers.size()), settings.config.cache.block_size,
-              settings.rules) {
+      tables_(std::ssize(settings.groups), settings.config.cache.block_size, settings.rules) {
   if (!settings_.reserved_blocks.empty()) pools_.Reserve(settings_.reserved_blocks);
   if (settings_.config.eviction) {
-    importance_.assign(layers.size(), ImportanceTracker(*settings_.config.eviction));
+    importance_.assign(settings_.groups.size(), ImportanceTracker(*settings_.config.eviction));
   }
-  for (const LayerRope& rope : settings_.rope.layers) {
+  for (const CacheGroup& group : settings_.groups) {
+    const LayerRope& rope = settings_.rope.layers[static_cast<std::size_t>(group.layer)];
     std::int64_t index = -1;
     if (rope.rotates()) {
       const auto same =
@@ -47,7 +48,11 @@ SequenceCache::SequenceCache(const EngineSettings& settings,
       open_blocks_.emplace_back(open.bytes());
     }
   }
-  plan_.groups.resize(layers.size());
+  plan_.groups.resize(settings_.groups.size());
+  first_group_.assign(layers.size() + 1, 0);
+  for (const CacheGroup& group : settings_.groups)
+    ++first_group_[static_cast<std::size_t>(group.layer) + 1];
+  std::partial_sum(first_group_.begin(), first_group_.end(), first_group_.begin());
 }
 
 BlockPlace SequenceCache::Place(std::int64_t group, const TableEntry& entry) {
@@ -73,7 +78,7 @@ void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> ent
 std::int64_t SequenceCache::EvictGroup(std::int64_t group, const StepRequest& request) {
   const std::int64_t block_size = tables_.block_size();
   const std::int64_t before = tables_.table(group).resident_tokens();
-  const std::int64_t window = layers_[static_cast<std::size_t>(group)].sliding_window;
+  const std::int64_t window = LayerOf(group).sliding_window;
   if (window > 0) {
     Remove(group, PastWindow(tables_.table(group).entries(), block_size, window,
                              tables_.logical_length()));
@@ -242,15 +247,18 @@ void SequenceCache::WriteEntry(std::int64_t group, const TableEntry& entry, cons
     place = {.data = open_blocks_[index].data(), .shape = &open_shapes_[index]};
   }
   const BlockShape& shape = *place.shape;
-  const std::int64_t key_stride = shape.kv_heads * shape.key_dim;
-  const std::int64_t value_stride = shape.kv_heads * shape.value_dim;
+  // Rows of k and v hold all of the layer's heads.
+  const std::int64_t key_stride = LayerOf(group).kv_heads * shape.key_dim;
+  const std::int64_t value_stride = LayerOf(group).kv_heads * shape.value_dim;
+  k += row * key_stride + group_of(group).first_kv_head * shape.key_dim;
+  v += row * value_stride + group_of(group).first_kv_head * shape.value_dim;
   for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
     CodecFor(shape.key_type)
         .WriteKeys(place.data + shape.key_offset(head), shape.block_size, shape.key_dim, slot,
-                   tokens, k + row * key_stride + head * shape.key_dim, key_stride);
+                   tokens, k + head * shape.key_dim, key_stride);
     CodecFor(shape.value_type)
         .WriteValues(place.data + shape.value_offset(head), shape.block_size, shape.value_dim, slot,
-                     tokens, v + row * value_stride + head * shape.value_dim, value_stride);
+                     tokens, v + head * shape.value_dim, value_stride);
   }
   if (seal) Seal(group, entry);
 }
@@ -287,30 +295,48 @@ void SequenceCache::Write(std::int64_t group, const float* k, const float* v) {
   });
 }
 
+AttentionInput SequenceCache::TaskInput(std::int64_t group, const float* q) {
+  const GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
+  return {.layer = &LayerOf(group),
+          .first_kv_head = group_of(group).first_kv_head,
+          .kv_heads = group_of(group).kv_heads,
+          .block_size = tables_.block_size(),
+          .rotation = RotationOf(group),
+          .blocks = plan.blocks,
+          .queries = plan_.tokens,
+          .first_query_attention = plan.first_query_attention,
+          .first_query_logical = plan_.first_query_logical,
+          .q = q,
+          .counted_queries = plan_.counted_queries};
+}
+
 void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, const float* v,
                            float* out) {
-  const std::int64_t group = layer;
-  const GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
-  const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
-  Write(group, k, v);
-  if (plan_.counted_queries > 0) {
-    token_mass_.resize(plan.blocks.size() * static_cast<std::size_t>(shape.block_size));
-  } else {
-    token_mass_.clear();
+  const std::int64_t first = first_group_[static_cast<std::size_t>(layer)];
+  const std::int64_t last = first_group_[static_cast<std::size_t>(layer) + 1];
+  tasks_.clear();
+  std::size_t mass_tokens = 0;
+  for (std::int64_t group = first; group < last; ++group) {
+    Write(group, k, v);
+    tasks_.push_back({.input = TaskInput(group, q), .output = {.out = out, .token_mass = {}}});
+    mass_tokens +=
+        tasks_.back().input.blocks.size() * static_cast<std::size_t>(tables_.block_size());
   }
-  attention_.Run({.layer = &layers_[static_cast<std::size_t>(layer)],
-                  .block_size = shape.block_size,
-                  .rotation = RotationOf(group),
-                  .blocks = plan.blocks,
-                  .queries = plan_.tokens,
-                  .first_query_attention = plan.first_query_attention,
-                  .first_query_logical = plan_.first_query_logical,
-                  .q = q,
-                  .counted_queries = plan_.counted_queries},
-                 {.out = out, .token_mass = token_mass_});
-  if (!importance_.empty()) {
+  token_mass_.resize(plan_.counted_queries > 0 ? mass_tokens : 0);
+  std::span<float> mass = token_mass_;
+  for (AttentionTask& task : tasks_) {
+    const std::size_t tokens =
+        mass.empty() ? 0
+                     : task.input.blocks.size() * static_cast<std::size_t>(task.input.block_size);
+    task.output.token_mass = mass.first(tokens);
+    mass = mass.subspan(tokens);
+  }
+  attention_.Run(tasks_);
+  if (importance_.empty()) return;
+  for (std::int64_t group = first; group < last; ++group) {
     importance_[static_cast<std::size_t>(group)].Record(
-        tables_.table(group).entries(), shape.block_size, token_mass_, plan_.counted_queries);
+        tables_.table(group).entries(), tables_.block_size(),
+        tasks_[static_cast<std::size_t>(group - first)].output.token_mass, plan_.counted_queries);
   }
 }
 

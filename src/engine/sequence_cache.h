@@ -87,6 +87,13 @@ class SequenceCache {
   void ExtendRotation();
   void Write(std::int64_t group, const float* k, const float* v);
   void WriteEntry(std::int64_t group, const TableEntry& entry, const float* k, const float* v);
+  AttentionInput TaskInput(std::int64_t group, const float* q);
+  const CacheGroup& group_of(std::int64_t group) const {
+    return settings_.groups[static_cast<std::size_t>(group)];
+  }
+  const AttentionLayerSpec& LayerOf(std::int64_t group) const {
+    return layers_[static_cast<std::size_t>(group_of(group).layer)];
+  }
   void Seal(std::int64_t group, const TableEntry& entry);
   BlockPlace Place(std::int64_t group, const TableEntry& entry);
   RotationTable* RotationOf(std::int64_t group);
@@ -102,11 +109,13 @@ class SequenceCache {
   std::vector<ImportanceTracker> importance_;    // [groups]; empty: nothing is evicted
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
+  std::vector<std::int64_t> first_group_;        // [layers + 1], in settings' groups
   PagedAttention attention_;
   double rewritten_squares_ = 0.0;        // of all keys that key rotation rewrote
   double rewritten_error_squares_ = 0.0;  // of what rounding them again did
   StepPlan plan_;
-  std::vector<float> token_mass_;
+  std::vector<AttentionTask> tasks_;  // of the layer at hand
+  std::vector<float> token_mass_;     // likewise, group after group
 };
 
 }  // namespace carousel

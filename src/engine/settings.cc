@@ -49,15 +49,18 @@ PositionPolicy SettlePositions(const EvictionConfig& eviction, Rotation rotation
 void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineSettings* settings) {
   const EvictionConfig& eviction = *settings->config.eviction;
   const std::int64_t block_size = settings->config.cache.block_size;
-  const auto groups = spec.layers.size();
-  if (!eviction.layer_max_cache_size.empty() && eviction.layer_max_cache_size.size() != groups) {
+  const auto layers = spec.layers.size();
+  if (!eviction.layer_max_cache_size.empty() && eviction.layer_max_cache_size.size() != layers) {
     throw Error(ErrorCode::kInvalidArgument, "layer_max_cache_size",
                 fmt::format("{} sizes for {} layers; give one for each layer or none",
-                            eviction.layer_max_cache_size.size(), groups));
+                            eviction.layer_max_cache_size.size(), layers));
   }
-  settings->max_cache_size = eviction.layer_max_cache_size;
-  if (settings->max_cache_size.empty())
-    settings->max_cache_size.assign(groups, eviction.max_cache_size);
+  for (const CacheGroup& group : settings->groups) {
+    const auto layer = static_cast<std::size_t>(group.layer);
+    settings->max_cache_size.push_back(eviction.layer_max_cache_size.empty()
+                                           ? eviction.max_cache_size
+                                           : eviction.layer_max_cache_size[layer]);
+  }
   for (const std::int64_t size : settings->max_cache_size) {
     // One block beyond max and chunk: a chunk may start and end inside a block.
     settings->reserved_blocks.push_back(
@@ -131,10 +134,13 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
                     .trained_window = spec.trained_window,
                     .max_step_tokens = config.chunk_size};
   settings.rope.layers.resize(spec.layers.size());
-  for (const AttentionLayerSpec& layer : spec.layers) {
+  settings.groups =
+      MakeCacheGroups(spec.layers, config.eviction ? config.eviction->grouping : Grouping::kLayer);
+  for (const CacheGroup& group : settings.groups) {
+    const AttentionLayerSpec& layer = spec.layers[static_cast<std::size_t>(group.layer)];
     CheckValueType(config.cache.value_type, layer.value_dim);
     settings.shapes.push_back({.block_size = config.cache.block_size,
-                               .kv_heads = layer.kv_heads,
+                               .kv_heads = group.kv_heads,
                                .key_dim = layer.key_dim,
                                .value_dim = layer.value_dim,
                                .key_type = config.cache.key_type,

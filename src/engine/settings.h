@@ -9,6 +9,7 @@
 
 #include "cache/block_shape.h"
 #include "cache/block_table.h"
+#include "cache/cache_group.h"
 #include "carousel/config.h"
 #include "carousel/model.h"
 #include "rope/rope_probe.h"
@@ -20,8 +21,9 @@ struct EngineSettings {
   EngineConfig config;
   PositionRules rules;                       // rotation and positions in force
   std::string rotation_reason;               // for people
-  std::vector<BlockShape> shapes;            // [groups]; a group is a layer
-  RopeSpec rope;                             // [groups]; no layer rotates where rotation is off
+  std::vector<CacheGroup> groups;            // by layer, then by head
+  std::vector<BlockShape> shapes;            // [groups]
+  RopeSpec rope;                             // [layers]; none rotates where rotation is off
   std::vector<std::int64_t> max_cache_size;  // [groups]; empty: nothing is evicted
   std::vector<std::int64_t>
       reserved_blocks;           // [groups]: taken at the start, so that nothing fails later

@@ -96,6 +96,7 @@ void OurAttention::Run() {
   const auto blocks = static_cast<std::size_t>(caches_->blocks_per_layer());
   const Position first_query{load_.shape.context - load_.shape.queries};
   AttentionInput input{.layer = &load_.shape.layer,
+                       .kv_heads = load_.shape.layer.kv_heads,
                        .block_size = load_.shape.block_size,
                        .rotation = &rotation_,
                        .queries = load_.shape.queries,
@@ -106,7 +107,7 @@ void OurAttention::Run() {
   const std::span<const AttentionBlock> all = blocks_;
   for (std::size_t layer = 0; layer < all.size() / blocks; ++layer) {
     input.blocks = all.subspan(layer * blocks, blocks);
-    attention_.Run(input, {.out = out_.data(), .token_mass = mass_});
+    attention_.Run({input, {.out = out_.data(), .token_mass = mass_}});
   }
 }
 

@@ -71,6 +71,7 @@ EngineConfig ReadEngineConfig(Input* input) {
   eviction.rotation = input->Choice<Rotation>(4);
   eviction.positions = input->Choice<PositionPolicy>(3);
   eviction.prompt_eviction = input->Choice<PromptEviction>(2);
+  eviction.grouping = input->Choice<Grouping>(2);
   for (std::uint64_t layers = input->Bits(1) % 4; layers > 0; --layers)
     eviction.layer_max_cache_size.push_back(input->Integer());
   return config;

@@ -18,11 +18,47 @@
 namespace carousel {
 namespace {
 
-// What the naive cache knows of one block of one layer.
+// What the naive cache knows of one block of one group.
 struct NaiveBlock {
   double mass = 0.0;
   std::int64_t lifetime = 0;
 };
+
+// Some neighbouring KV heads of a layer as a layer of their own.
+struct NaiveGroup {
+  std::size_t layer = 0;
+  std::int64_t first_kv_head = 0;
+  AttentionLayerSpec spec;
+  std::vector<ReferenceToken> tokens;
+  std::map<std::int64_t, NaiveBlock> blocks;  // by logical block
+
+  // Row `row` of q, k, v or out, whose heads all have `dim` columns; the group's columns of it.
+  template <class Float>
+  Float* Columns(Float* rows, std::int64_t row, std::int64_t heads, std::int64_t per_kv_head,
+                 std::int64_t dim) const {
+    return rows + (row * heads + first_kv_head * per_kv_head) * dim;
+  }
+};
+
+std::vector<NaiveGroup> NaiveGroups(const ModelSpec& spec, Grouping grouping) {
+  std::vector<NaiveGroup> groups;
+  for (std::size_t layer = 0; layer < spec.layers.size(); ++layer) {
+    const AttentionLayerSpec& whole = spec.layers[layer];
+    const std::int64_t step = grouping == Grouping::kHead ? 1 : whole.kv_heads;
+    const std::int64_t queries = whole.query_heads / whole.kv_heads * step;
+    for (std::int64_t head = 0; head < whole.kv_heads; head += step) {
+      NaiveGroup group{.layer = layer, .first_kv_head = head, .spec = whole};
+      group.spec.kv_heads = step;
+      group.spec.query_heads = queries;
+      if (!whole.alibi_slopes.empty()) {
+        const auto first = whole.alibi_slopes.begin() + head / step * queries;
+        group.spec.alibi_slopes.assign(first, first + queries);
+      }
+      groups.push_back(std::move(group));
+    }
+  }
+  return groups;
+}
 
 class NaiveCache final : public AttentionCallback {
  public:
@@ -30,15 +66,14 @@ class NaiveCache final : public AttentionCallback {
       : spec_(spec),
         rope_(rope),
         config_(config),
-        tokens_(spec.layers.size()),
-        blocks_(spec.layers.size()) {}
+        groups_(NaiveGroups(spec, config.eviction->grouping)) {}
 
   // The naive model always gets logical positions: an unlimited double-precision RoPE does not
   // mind.
   void Begin(std::int64_t tokens, bool is_prompt, std::int64_t prompt_left) {
     step_tokens_ = tokens;
     prompt_left_ = prompt_left;
-    for (std::size_t layer = 0; layer < tokens_.size(); ++layer) Evict(layer, is_prompt);
+    for (NaiveGroup& group : groups_) Evict(group, is_prompt);
     if (mode_ == PositionPolicy::kKeep && config_.eviction->positions == PositionPolicy::kAuto &&
         length_ + tokens > spec_.trained_window) {
       mode_ = PositionPolicy::kCompact;
@@ -48,45 +83,59 @@ class NaiveCache final : public AttentionCallback {
 
   void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
               const float* v, float* out) override {
-    const AttentionLayerSpec& spec = spec_.layers[static_cast<std::size_t>(layer)];
-    auto& kept = tokens_[static_cast<std::size_t>(layer)];
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const Position logical{length_ - tokens + t};
-      ReferenceToken token{.written = logical, .attention = {}, .logical = logical};
-      token.key.assign(k + t * spec.kv_heads * spec.key_dim,
-                       k + (t + 1) * spec.kv_heads * spec.key_dim);
-      token.value.assign(v + t * spec.kv_heads * spec.value_dim,
-                         v + (t + 1) * spec.kv_heads * spec.value_dim);
-      kept.push_back(std::move(token));
+    for (NaiveGroup& group : groups_) {
+      if (group.layer == static_cast<std::size_t>(layer)) AttendGroup(group, tokens, q, k, v, out);
     }
-    std::vector<ReferenceQuery> queries;
-    for (std::size_t i = 0; i < kept.size(); ++i) {
-      kept[i].attention =
-          mode_ == PositionPolicy::kKeep ? kept[i].logical : Position{static_cast<std::int64_t>(i)};
-    }
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const ReferenceToken& self = kept[kept.size() - static_cast<std::size_t>(tokens - t)];
-      ReferenceQuery query{
-          .written = self.logical, .attention = self.attention, .logical = self.logical};
-      query.query.assign(q + t * spec.query_heads * spec.key_dim,
-                         q + (t + 1) * spec.query_heads * spec.key_dim);
-      queries.push_back(std::move(query));
-    }
-    const ReferenceOutput result = ReferenceAttention(spec, rope_, kept, queries);
-    std::copy(result.out.begin(), result.out.end(), out);
-    Vote(static_cast<std::size_t>(layer), result);
   }
 
   std::int64_t length() const { return length_; }
 
  private:
+  void AttendGroup(NaiveGroup& group, std::int64_t tokens, const float* q, const float* k,
+                   const float* v, float* out) {
+    const AttentionLayerSpec& whole = spec_.layers[group.layer];
+    const AttentionLayerSpec& spec = group.spec;
+    const std::int64_t per_kv_head = whole.query_heads / whole.kv_heads;
+    auto& kept = group.tokens;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const Position logical{length_ - tokens + t};
+      ReferenceToken token{.written = logical, .attention = {}, .logical = logical};
+      const float* key = group.Columns(k, t, whole.kv_heads, 1, spec.key_dim);
+      const float* value = group.Columns(v, t, whole.kv_heads, 1, spec.value_dim);
+      token.key.assign(key, key + spec.kv_heads * spec.key_dim);
+      token.value.assign(value, value + spec.kv_heads * spec.value_dim);
+      kept.push_back(std::move(token));
+    }
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      kept[i].attention =
+          mode_ == PositionPolicy::kKeep ? kept[i].logical : Position{static_cast<std::int64_t>(i)};
+    }
+    std::vector<ReferenceQuery> queries;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const ReferenceToken& self = kept[kept.size() - static_cast<std::size_t>(tokens - t)];
+      ReferenceQuery query{
+          .written = self.logical, .attention = self.attention, .logical = self.logical};
+      const float* row = group.Columns(q, t, whole.query_heads, per_kv_head, spec.key_dim);
+      query.query.assign(row, row + spec.query_heads * spec.key_dim);
+      queries.push_back(std::move(query));
+    }
+    const ReferenceOutput result = ReferenceAttention(spec, rope_, kept, queries);
+    const auto width = static_cast<std::ptrdiff_t>(spec.query_heads * spec.value_dim);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const auto from = result.out.begin() + t * width;
+      std::copy(from, from + width,
+                group.Columns(out, t, whole.query_heads, per_kv_head, spec.value_dim));
+    }
+    Vote(group, result);
+  }
+
   std::int64_t BlockOf(const ReferenceToken& token) const {
     return token.logical.value / config_.cache.block_size;
   }
 
-  void Vote(std::size_t layer, const ReferenceOutput& result) {
+  void Vote(NaiveGroup& group, const ReferenceOutput& result) {
     const EvictionConfig& eviction = *config_.eviction;
-    const auto& kept = tokens_[layer];
+    const auto& kept = group.tokens;
     std::vector<double> votes(kept.size(), 0.0);
     std::int64_t counted = 0;
     for (std::int64_t i = 0; i < step_tokens_; ++i) {
@@ -107,18 +156,18 @@ class NaiveCache final : public AttentionCallback {
         if (at >= 0 && at < static_cast<std::int64_t>(kept.size()))
           vote = std::max(vote, votes[static_cast<std::size_t>(at)]);
       }
-      blocks_[layer][BlockOf(kept[t])].mass += vote;
+      group.blocks[BlockOf(kept[t])].mass += vote;
     }
     std::map<std::int64_t, bool> present;
     for (const ReferenceToken& token : kept) present[BlockOf(token)] = true;
-    for (const auto& [block, unused] : present) blocks_[layer][block].lifetime += counted;
+    for (const auto& [block, unused] : present) group.blocks[block].lifetime += counted;
   }
 
-  void Evict(std::size_t layer, bool is_prompt) {
+  void Evict(NaiveGroup& group, bool is_prompt) {
     const EvictionConfig& eviction = *config_.eviction;
     if (is_prompt && eviction.prompt_eviction == PromptEviction::kAtEnd) return;
     const std::int64_t limit = eviction.max_cache_size - (is_prompt ? 0 : step_tokens_);
-    auto& kept = tokens_[layer];
+    auto& kept = group.tokens;
     while (static_cast<std::int64_t>(kept.size()) > limit) {
       std::int64_t worst = -1;
       double lowest = 0.0;
@@ -130,7 +179,7 @@ class NaiveCache final : public AttentionCallback {
         if (!first_of_block || kept[t].logical.value < eviction.start_size ||
             behind < eviction.recent_size)
           continue;
-        const NaiveBlock& info = blocks_[layer][block];
+        const NaiveBlock& info = group.blocks[block];
         const double score = info.lifetime == 0 ? INFINITY
                              : eviction.aggregation == Aggregation::kSum
                                  ? info.mass
@@ -142,7 +191,7 @@ class NaiveCache final : public AttentionCallback {
       }
       if (worst < 0) return;
       std::erase_if(kept, [&](const ReferenceToken& token) { return BlockOf(token) == worst; });
-      blocks_[layer].erase(worst);
+      group.blocks.erase(worst);
     }
   }
 
@@ -153,8 +202,7 @@ class NaiveCache final : public AttentionCallback {
   std::int64_t length_ = 0;
   std::int64_t step_tokens_ = 0;
   std::int64_t prompt_left_ = 0;
-  std::vector<std::vector<ReferenceToken>> tokens_;         // [layers]
-  std::vector<std::map<std::int64_t, NaiveBlock>> blocks_;  // [layers], by logical block
+  std::vector<NaiveGroup> groups_;
 
  public:
   void set_mode(PositionPolicy mode) { mode_ = mode; }
@@ -187,7 +235,8 @@ Scenario RandomScenario(std::mt19937_64* generator) {
                      .snapkv_window = pick({0, 1, 8}),
                      .pooling_width = pick({1, 7}),
                      .rotation = pick({0, 1}) == 0 ? Rotation::kQuery : Rotation::kKeys,
-                     .positions = kPolicies[pick({0, 1, 2})]};
+                     .positions = kPolicies[pick({0, 1, 2})],
+                     .grouping = pick({0, 1}) == 0 ? Grouping::kLayer : Grouping::kHead};
   return s;
 }
 
