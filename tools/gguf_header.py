@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and checks what stands before the weights in a GGUF file: its metadata and its list of tensors.
 
-The importer hands the file to openvino-genai's reader, which maps the file and trusts it: a file that was cut
-short or damaged ends in a crash there. So everything that can be checked without touching the weights is checked
-here first, and each complaint names what was read, the limit and what to do.
+The gguf package's own reader trusts the file: one that was cut short or damaged ends in whatever Python makes of it, or
+in no memory. So everything that can be checked without touching the weights is checked here first, and each complaint
+names what was read, the limit and what to do. The package gives the table of tensor types and unpacks them.
 
 The format is described in ggml's docs/gguf.md. Versions 2 and 3, little-endian.
 """
@@ -16,10 +16,13 @@ import mmap
 import os
 import struct
 
+from gguf.constants import GGML_QUANT_SIZES
+
 MAGIC = b"GGUF"
 SUPPORTED_VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
+LONGEST_NAME = 200
 
 # Values by their type number in the file. Strings and arrays, which have a length, are read apart.
 _SCALARS = {
@@ -39,28 +42,7 @@ _STRING = 8
 _ARRAY = 9
 
 # Tensor type -> (name, weights per block, bytes per block).
-TENSOR_TYPES = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    30: ("BF16", 1, 2),
-}
+TENSOR_TYPES = {int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGML_QUANT_SIZES}
 
 
 class GgufError(Exception):
@@ -125,6 +107,13 @@ class _Cursor:
         size_bytes = self.count(f"length of {what}", 1)
         return self.take(size_bytes, what).decode("utf-8", "replace")
 
+    def name_of(self, what: str) -> str:
+        """A key or a tensor's name, which later messages quote."""
+        name = self.string(what)
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise GgufError(f"{self.name}: {what} is {name[:40]!r}..., which is no name; the file is damaged")
+        return name
+
     def value(self, type_number: int, what: str, inside_array: bool = False):
         if type_number in _SCALARS:
             return self.scalar(_SCALARS[type_number], what)
@@ -148,7 +137,7 @@ class _Cursor:
 
 
 def _read_tensor(cursor: _Cursor, index: int) -> tuple[str, tuple[int, ...], int, int]:
-    name = cursor.string(f"name of tensor {index}")
+    name = cursor.name_of(f"name of tensor {index}")
     dimensions = cursor.scalar("<I", f"number of dimensions of tensor {name!r}")
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise GgufError(
@@ -200,7 +189,7 @@ def parse(data: mmap.mmap | bytes, name: str) -> GgufHeader:
     metadata_count = cursor.count("number of metadata entries", 13)
     metadata: dict[str, object] = {}
     for index in range(metadata_count):
-        key = cursor.string(f"key of metadata entry {index}")
+        key = cursor.name_of(f"key of metadata entry {index}")
         metadata[key] = cursor.value(cursor.scalar("<I", f"type of {key}"), key)
     entries = [_read_tensor(cursor, index) for index in range(tensor_count)]
 

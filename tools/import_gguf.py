@@ -2,12 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imports a language model from a GGUF file: writes a folder with an OpenVINO model, its tokenizer and their description.
 
-The graph and the tokenizer come from openvino-genai's GGUF reader. With --weights int8 (the default) the weight matrices
-are then replaced by int8 ones, rounded from the file's own values, which is faster on processors without int8 dot products
-and closer to the file than the reader's 4-bit weights, see gguf_weights.py. --weights original leaves the reader's as
-they are.
-
-The folder appears only when it is complete and has been run.
+The file is checked (gguf_header.py), described (gguf_architectures.py), its weights are unpacked and coded anew
+(gguf_weights.py, matrix_codes.py), and a graph is built around them (decoder_graph.py) and a tokenizer from the vocabulary
+(gguf_tokenizer.py). The folder appears only when it is complete and has been run.
 """
 
 from __future__ import annotations
@@ -18,29 +15,24 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf_header
 import prepare_model
 
 # `./run setup` imports the default model again when this changes: raise it when what is written changes.
-IMPORTER_VERSION = 1
+IMPORTER_VERSION = 2
 
-# What openvino-genai's reader can build a graph for, by the file's general.architecture.
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
 PREFIX = "import_gguf"
-READER_TIME_LIMIT_SECONDS = 1800
-# Above this many weights the comparison with the file's values, held as float32, would need gigabytes.
-MOST_WEIGHTS_COMPARED = 500_000_000
-# Rounding to int8 moves the distribution by some thousandths of a nat; this much means that something went wrong.
-LARGEST_SOUND_KL = 0.5
-
-# Runs in a process of its own, because the reader trusts the file and a fault in it ends the process.
-_READER = "import sys, openvino_genai\n" "openvino_genai.LLMPipeline(sys.argv[1], 'CPU', enable_save_ov_model=True)\n"
+# Above this many weights the comparison with unrounded ones would need gigabytes.
+MOST_WEIGHTS_COMPARED = 200_000_000
+# Rounding to int8 moves the distribution by some thousandths of a nat, to int4 by some tenths; this much means that
+# something went wrong.
+LARGEST_SOUND_KL = {"int8": 0.5, "int4": 2.0}
+# Names under which models end a turn, where the file names only what ends a text.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>")
 
 
 class ImportFailed(Exception):
@@ -69,27 +61,6 @@ def check_checksum(path: Path, expected: str | None) -> str:
     return found
 
 
-def check_readable(header: gguf_header.GgufHeader, path: Path) -> None:
-    """Refuses what openvino-genai's reader would refuse, and what it would read wrongly without a word."""
-    architecture = header.metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise ImportFailed(
-            f"{path}: general.architecture is {architecture!r}, but openvino-genai's GGUF reader knows only "
-            f"{', '.join(ARCHITECTURES)}; export the model to OpenVINO from its original weights instead"
-        )
-    scaling = header.get("rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in header.tensors:
-        what = f"rope.scaling.type is {scaling!r}" if scaling != "none" else "it has the tensor rope_freqs.weight"
-        raise ImportFailed(
-            f"{path}: {what}, and openvino-genai's GGUF reader leaves such scaling of RoPE out, so the result would be "
-            "another model; export the model to OpenVINO from its original weights instead"
-        )
-    for key in ("block_count", "embedding_length", "feed_forward_length", "attention.head_count"):
-        value = header.get(key)
-        if not isinstance(value, int) or value <= 0:
-            raise ImportFailed(f"{path}: {architecture}.{key} is {value!r}, but must be a positive whole number")
-
-
 def check_output(output: Path, force: bool) -> None:
     if output.exists() and not output.is_dir():
         raise ImportFailed(f"{output}: --out is a file, but must be a folder; give another path")
@@ -100,64 +71,50 @@ def check_output(output: Path, force: bool) -> None:
 # --- What is written ----------------------------------------------------------------------------------------------
 
 
-def run_reader(gguf: Path, folder: Path) -> None:
-    """Writes openvino_model.xml and the tokenizers into `folder`; the reader puts them beside the file it is given."""
-    link = folder / gguf.name
-    link.symlink_to(gguf.resolve())
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _READER, str(link)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=READER_TIME_LIMIT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ImportFailed(
-            f"{gguf}: openvino-genai's reader took more than {READER_TIME_LIMIT_SECONDS} seconds"
-        ) from error
-    link.unlink()
-    if done.returncode != 0:
-        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        reason = f"ended by signal {-done.returncode}" if done.returncode < 0 else (lines or ["no message"])[-1][:300]
-        raise ImportFailed(f"{gguf}: openvino-genai's reader cannot import it: {reason}")
-    for name in ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml"):
-        if not (folder / name).is_file():
-            raise ImportFailed(
-                f"{gguf}: openvino-genai's reader wrote no {name}; the file may lack a tokenizer that the reader knows"
-            )
+def end_tokens(vocabulary) -> list[int]:
+    """What ends an answer: what the file says ends a text, and the tokens that models end a turn with."""
+    turn_ends = [index for index in vocabulary.special if vocabulary.tokens[index] in _TURN_ENDS]
+    return list(dict.fromkeys([*vocabulary.ends, *turn_ends]))
 
 
-def model_config(header: gguf_header.GgufHeader) -> dict:
+def model_config(header: gguf_header.GgufHeader, description, vocabulary) -> dict:
     """The model's figures under the names of Hugging Face's config.json."""
-    metadata = header.metadata
-    heads = header.get("attention.head_count")
-    head_size = header.get("attention.key_length") or header.get("embedding_length") // heads
-    tokens = metadata.get("tokenizer.ggml.tokens") or []
+    decoder, metadata = description.decoder, header.metadata
+    windows = sorted({layer.window for layer in decoder.layers} - {0})
+    ends = end_tokens(vocabulary)
     config = {
         "model_type": metadata["general.architecture"],
-        "num_hidden_layers": header.get("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": header.get("attention.head_count_kv", heads),
-        "head_dim": head_size,
-        "hidden_size": header.get("embedding_length"),
-        "intermediate_size": header.get("feed_forward_length"),
-        "vocab_size": header.get("vocab_size") or len(tokens) or None,
-        "max_position_embeddings": header.get("context_length"),
-        "rope_theta": header.get("rope.freq_base", 10000.0),
-        "rms_norm_eps": header.get("attention.layer_norm_rms_epsilon"),
+        "num_hidden_layers": len(decoder.layers),
+        "num_attention_heads": decoder.query_heads,
+        "num_key_value_heads": decoder.kv_heads,
+        "head_dim": decoder.key_dim,
+        "hidden_size": decoder.hidden_size,
+        "intermediate_size": decoder.feed_forward_size,
+        "vocab_size": decoder.vocabulary_size,
+        "max_position_embeddings": description.trained_window,
+        "rope_theta": description.theta,
+        "rms_norm_eps": decoder.norm_epsilon,
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
     }
-    rotated = header.get("rope.dimension_count", head_size)
-    if rotated != head_size:
-        config["partial_rotary_factor"] = rotated / head_size
-    if header.get("attention.sliding_window"):
-        config["sliding_window"] = header.get("attention.sliding_window")
+    if windows:
+        config["sliding_window"] = windows[0]
+        config["layer_types"] = ["sliding_attention" if layer.window else "full_attention" for layer in decoder.layers]
+        config["rope_local_base_freq"] = description.window_theta or None
     return {key: value for key, value in config.items() if value is not None}
+
+
+def declared_rope(decoder) -> dict:
+    """How the file says each layer rotates, for `carousel`, which measures it and compares."""
+    tables = list(dict.fromkeys(layer.rope for layer in decoder.layers if layer.rope is not None))
+    return {
+        "tables": [
+            {"frequencies": list(table.frequencies), "attention_factor": table.attention_factor} for table in tables
+        ],
+        "layers": [None if layer.rope is None else tables.index(layer.rope) for layer in decoder.layers],
+    }
 
 
 def special_tokens(header: gguf_header.GgufHeader) -> dict[str, str]:
@@ -176,123 +133,100 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class FileValues:
-    """Values of the weight matrices from the GGUF file, with a count of those that had to be left as the reader made them."""
-
-    def __init__(self, gguf: Path, header: gguf_header.GgufHeader, keep: bool) -> None:
-        import gguf_weights
-
-        self._file = gguf_weights.GgufWeights(gguf, header, model_config(header)["head_dim"])
-        self._keep = keep
-        self.kept: dict[str, object] = {}
-        self.found = 0
-        self.missing = 0
-
-    def __call__(self, name: str, imported):
-        values = self._file.values(imported)
-        self.found += values is not None
-        self.missing += values is None
-        values = imported if values is None else values
-        if self._keep:
-            self.kept[name] = values
-        return values
-
-
-def write_int8(folder: Path, values: Callable) -> None:
-    """Replaces the model in `folder` by one with int8 weights."""
-    import int8_weights
+def save(model, folder: Path, name: str) -> None:
     import openvino as ov
 
-    model = ov.Core().read_model(folder / "openvino_model.xml")
-    summary = int8_weights.convert(model, values)
-    if summary.matrices == 0:
-        raise ImportFailed(
-            "the imported model has no weight matrix that --weights int8 could round; use --weights original"
-        )
-    # The model that was read still maps its file, so the new one is written beside it and then takes its place.
-    ov.save_model(model, folder / "int8.xml", compress_to_fp16=False)
-    del model
-    for suffix in (".xml", ".bin"):
-        os.replace(folder / f"int8{suffix}", folder / f"openvino_model{suffix}")
+    # Weights are coded already, and what is float32 has to stay so: RoPE's frequencies above all.
+    ov.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
+
+
+class Source:
+    """One GGUF file, checked, and what it says."""
+
+    def __init__(self, path: Path, header: gguf_header.GgufHeader, window: int | None) -> None:
+        import gguf_architectures
+        import gguf_tokenizer
+        import gguf_weights
+
+        self.path, self.header = path, header
+        self._reader = gguf_weights.GgufWeights
+        self.description = gguf_architectures.describe(header, self._reader(path, header, "f16", {}), str(path), window)
+        self.vocabulary = gguf_tokenizer.read(header.metadata, self.description.decoder.vocabulary_size, str(path))
+
+    def weights(self, kind: str):
+        return self._reader(self.path, self.header, kind, self.description.row_orders)
+
+    def count(self) -> int:
+        return sum(tensor.shape[0] * tensor.shape[1] for tensor in self.header.tensors.values() if len(tensor.shape) == 2)
+
+
+def write_model(source: Source, kind: str, folder: Path) -> None:
+    import decoder_graph
+
+    weights = source.weights(kind)
+    save(decoder_graph.build(source.description.decoder, weights, source.path.stem), folder, "openvino_model")
     say(
-        f"{summary.matrices} matrices, {summary.weights:,} weights rounded to int8; "
-        f"root mean square error {100 * summary.relative_error:.2f} %"
+        f"{weights.error.matrices} matrices, {weights.error.weights:,} weights as {kind}; root mean square error "
+        f"{100 * weights.error.relative:.2f} %"
     )
 
 
-def check_result(folder: Path, original: Path, values: FileValues | None) -> dict:
-    """Runs what was written on a paragraph. Compares it with the reader's import and, if there are any, the file's values."""
-    import int8_weights
+def write_tokenizer(source: Source, folder: Path) -> None:
+    import gguf_tokenizer
+
+    metadata = source.header.metadata
+    notes = {f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
+    notes["chat_template"] = metadata.get("tokenizer.chat_template")
+    tokenizer, detokenizer = gguf_tokenizer.build(source.vocabulary, notes)
+    save(tokenizer, folder, "openvino_tokenizer")
+    save(detokenizer, folder, "openvino_detokenizer")
+
+
+def check_result(source: Source, kind: str, folder: Path) -> dict:
+    """Runs what was written on a paragraph, and compares it with unrounded weights."""
+    import decoder_graph
     import model_check
     import numpy as np
-    import openvino as ov
 
     tokens = model_check.tokenize(folder)
     written = model_check.log_probabilities(folder / "openvino_model.xml", tokens)
     if not np.isfinite(written).all():
         raise ImportFailed(
-            "the imported model computes values that are not numbers; the file is damaged or not supported"
+            f"{source.path}: the imported model computes values that are not numbers; the file is damaged or not supported"
         )
     report = {"tokens": len(tokens), "perplexity": round(model_check.perplexity(written, tokens), 3)}
-    if values is None:
-        say(f"check: perplexity {report['perplexity']:.2f} on a paragraph of {len(tokens)} tokens")
-        return report
-
-    readers = model_check.log_probabilities(original, tokens)
-    report["perplexity_of_reader"] = round(model_check.perplexity(readers, tokens), 3)
-    reference, of_what = readers, "the reader's import"
-    if values.kept:
-        model = ov.Core().read_model(original)
-        int8_weights.replace_values(model, values.kept)
-        reference, of_what = model_check.log_probabilities(model, tokens), "the file's values"
-        gap = model_check.distance(reference, readers)
-        report["reader_to_file"] = {"kl": round(gap.kl, 5), "top1": round(gap.top1, 4)}
-        say(f"check: the reader's import against {of_what}: KL {gap.kl:.4f}, same first choice {100 * gap.top1:.1f} %")
-    gap = model_check.distance(reference, written)
-    report["int8_to_file" if values.kept else "int8_to_reader"] = {"kl": round(gap.kl, 5), "top1": round(gap.top1, 4)}
-    say(
-        f"check: int8 against {of_what}: KL {gap.kl:.4f}, same first choice {100 * gap.top1:.1f} %; perplexity "
-        f"{report['perplexity']:.2f}, the reader's import {report['perplexity_of_reader']:.2f} ({len(tokens)} tokens)"
-    )
-    if values.kept and not gap.kl <= LARGEST_SOUND_KL:
-        raise ImportFailed(
-            f"int8 weights move the model's predictions by {gap.kl:.2f} nats, more than the {LARGEST_SOUND_KL} that rounding "
-            "can explain; use --weights original and report the file"
-        )
+    said = f"check: perplexity {report['perplexity']:.2f} on a paragraph of {len(tokens)} tokens"
+    if kind != "f16" and source.count() <= MOST_WEIGHTS_COMPARED:
+        exact = decoder_graph.build(source.description.decoder, source.weights("f16"), "f16")
+        gap = model_check.distance(model_check.log_probabilities(exact, tokens), written)
+        report |= {"kl_to_f16": round(gap.kl, 5), "top1_of_f16": round(gap.top1, 4)}
+        said += f"; {kind} against f16: KL {gap.kl:.4f}, same first choice {100 * gap.top1:.1f} %"
+        if not gap.kl <= LARGEST_SOUND_KL[kind]:
+            raise ImportFailed(
+                f"{source.path}: {kind} weights move the model's predictions by {gap.kl:.2f} nats, more than the "
+                f"{LARGEST_SOUND_KL[kind]} that rounding can explain; use --weights f16 and report the file"
+            )
+    say(said)
     return report
 
 
-def build(gguf: Path, header: gguf_header.GgufHeader, checksum: str, weights: str, folder: Path) -> None:
+def build(source: Source, checksum: str, kind: str, folder: Path) -> None:
     """Fills the empty `folder` with the imported model."""
-    reader_folder = folder / "reader"
-    reader_folder.mkdir()
-    say(f"reading {gguf.name} with openvino-genai")
-    run_reader(gguf, reader_folder)
-    values = None
-    model_folder = folder / "model"
-    shutil.copytree(reader_folder, model_folder, copy_function=os.link)
-    if weights == "int8":
-        count = sum(tensor.shape[0] * tensor.shape[1] for tensor in header.tensors.values() if len(tensor.shape) == 2)
-        values = FileValues(gguf, header, keep=count <= MOST_WEIGHTS_COMPARED)
-        write_int8(model_folder, values)
-        if values.missing:
-            say(
-                f"{values.missing} of {values.found + values.missing} matrices are rounded from the reader's values, "
-                "because their format in the file is not one that this importer unpacks"
-            )
-    write_json(model_folder / "special_tokens_map.json", special_tokens(header))
-    result = prepare_model.prepare(model_folder)
-    say(prepare_model.describe_result(result))
-    check = check_result(model_folder, reader_folder / "openvino_model.xml", values)
-    config = model_config(header)
+    write_model(source, kind, folder)
+    write_tokenizer(source, folder)
+    write_json(folder / "special_tokens_map.json", special_tokens(source.header))
+    say(prepare_model.describe_result(prepare_model.prepare(folder)))
+    check = check_result(source, kind, folder)
+    config = model_config(source.header, source.description, source.vocabulary)
     config["carousel"] = {
-        "source": gguf.name,
+        "source": source.path.name,
         "source_sha256": checksum,
-        "weights": weights,
+        "weights": kind,
         "importer": IMPORTER_VERSION,
         "check": check,
+        "rope": declared_rope(source.description.decoder),
     }
-    write_json(model_folder / "config.json", config)
+    write_json(folder / "config.json", config)
 
 
 def put_in_place(folder: Path, output: Path, aside: Path) -> None:
@@ -307,25 +241,32 @@ def put_in_place(folder: Path, output: Path, aside: Path) -> None:
         raise
 
 
-def import_model(gguf: Path, output: Path, weights: str, expected_sha256: str | None, force: bool) -> None:
+def import_model(options: argparse.Namespace) -> None:
+    gguf, output = options.gguf, options.out
     if not gguf.is_file():
         raise ImportFailed(f"{gguf}: --gguf is not a file; give the path of a .gguf file")
-    check_output(output, force)
-    header = gguf_header.read(gguf)
-    check_readable(header, gguf)
-    checksum = check_checksum(gguf, expected_sha256)
+    check_output(output, options.force)
+    source = Source(gguf, gguf_header.read(gguf), options.window)
+    checksum = check_checksum(gguf, options.expect_sha256)
     output.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder as the target, so that the move at the end is a rename, which is done or not done.
     work = Path(tempfile.mkdtemp(prefix=".importing-", dir=output.parent))
     try:
-        build(gguf, header, checksum, weights, work)
         model_folder = work / "model"
-        model_folder.chmod(0o755)
+        model_folder.mkdir()
+        build(source, checksum, options.weights, model_folder)
         put_in_place(model_folder, output, work / "replaced")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     size_bytes = sum(entry.stat().st_size for entry in output.iterdir())
-    say(f"{output} is ready, {size_bytes / 1e6:.0f} MB, weights {weights}")
+    say(f"{output} is ready, {size_bytes / 1e6:.0f} MB, weights {options.weights}")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be positive, and is {value}")
+    return value
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -336,10 +277,16 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--weights",
-        choices=("int8", "original"),
+        choices=("int8", "int4", "f16"),
         default="int8",
-        help="int8: one scale per output channel, from the file's values; original: as openvino-genai's reader makes them, "
-        "which rounds the offsets of 4-bit groups (default: int8)",
+        help="int8: one scale per output channel; int4: groups of 32, half the memory; f16: not rounded further (default: int8)",
+    )
+    parser.add_argument(
+        "--window",
+        type=positive,
+        metavar="TOKENS",
+        help="how many positions the model is to be used on; models with two sets of RoPE factors get those for texts of this "
+        "length (default: all that it was trained on)",
     )
     parser.add_argument("--expect-sha256", metavar="HEX", help="refuse the file unless it has this checksum")
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
@@ -355,7 +302,7 @@ def main(arguments: list[str]) -> int:
     # Ended from outside, the half-made folder is still removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        import_model(options.gguf, options.out, options.weights, options.expect_sha256, options.force)
+        import_model(options)
     except (ImportFailed, gguf_header.GgufError, prepare_model.ModelError) as error:
         print(f"{PREFIX}: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes small GGUF files for the tests: a random llama of two layers, or anything that is wrong with one."""
+"""Writes small GGUF files for the tests: a random decoder of each architecture, or anything that is wrong with one."""
 
 import struct
 
@@ -25,8 +25,9 @@ def value(item):
         return struct.pack("<If", FLOAT32, item)
     if isinstance(item, str):
         return struct.pack("<I", STRING) + text(item)
-    kind = STRING if isinstance(item[0], str) else UINT32
-    items = b"".join(text(entry) if kind == STRING else struct.pack("<I", entry) for entry in item)
+    kind = STRING if isinstance(item[0], str) else FLOAT32 if isinstance(item[0], float) else UINT32
+    layout = "<f" if kind == FLOAT32 else "<I"
+    items = b"".join(text(entry) if kind == STRING else struct.pack(layout, entry) for entry in item)
     return struct.pack("<IIQ", ARRAY, kind, len(item)) + items
 
 
@@ -40,25 +41,61 @@ def _byte_letters():
     return [letters[byte] for byte in range(256)]
 
 
-def metadata(**changes):
-    tokens = ["<|end|>", "<|im_start|>", "<|im_end|>", *_byte_letters(), "th", "in"]
+TOKENS = ["<|end|>", "<|im_start|>", "<|im_end|>", *_byte_letters(), "th", "in"]
+# What each architecture adds to llama's metadata, under its own name. Windows are short, so that short texts leave them.
+_SHAPES = {
+    "llama": {},
+    "smollm3": {"block_count": 4},
+    "qwen2": {},
+    "qwen3": {"attention.key_length": 32, "attention.value_length": 32, "rope.dimension_count": None},
+    "gemma2": {
+        "attention.key_length": 16,
+        "attention.value_length": 16,
+        "attention.sliding_window": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3": {
+        "block_count": 7,
+        "attention.key_length": 16,
+        "attention.value_length": 16,
+        "attention.sliding_window": 8,
+        "attention.head_count_kv": 1,
+        "rope.freq_base": 1000000.0,
+    },
+    "phi3": {
+        "context_length": 256,
+        "rope.scaling.original_context_length": 128,
+        "rope.scaling.attn_factor": 1.1,
+        "rope.dimension_count": 12,
+    },
+    "granite": {"embedding_scale": 6.0, "residual_scale": 0.3, "attention.scale": 0.2, "logit_scale": 4.0},
+}
+ARCHITECTURES = tuple(_SHAPES)
+
+
+def metadata(architecture="llama", **changes):
+    """Of a tiny decoder. In the names of changes two underscores are a dot; None takes an entry out."""
+    shape = {
+        "block_count": LAYERS,
+        "context_length": 128,
+        "embedding_length": HIDDEN,
+        "feed_forward_length": FEED_FORWARD,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": KV_HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 10000.0,
+        "rope.dimension_count": HIDDEN // HEADS,
+        "vocab_size": len(TOKENS),
+    } | _SHAPES[architecture]
     entries = {
-        "general.architecture": "llama",
+        "general.architecture": architecture,
         "general.file_type": 7,
-        "llama.block_count": LAYERS,
-        "llama.context_length": 128,
-        "llama.embedding_length": HIDDEN,
-        "llama.feed_forward_length": FEED_FORWARD,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": KV_HEADS,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.freq_base": 10000.0,
-        "llama.rope.dimension_count": HIDDEN // HEADS,
-        "llama.vocab_size": len(tokens),
+        **{f"{architecture}.{key}": item for key, item in shape.items()},
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3, 3, 3] + [1] * (len(tokens) - 3),
+        "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": [3, 3, 3] + [1] * (len(TOKENS) - 3),
         "tokenizer.ggml.merges": ["t h", "i n"],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -69,6 +106,21 @@ def metadata(**changes):
     }
     entries.update({key.replace("__", "."): item for key, item in changes.items()})
     return {key: item for key, item in entries.items() if item is not None}
+
+
+def sentence_piece(pieces, **changes):
+    """The metadata of a vocabulary of SentencePiece's kind: `pieces` in the order of their merging."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "  ", *pieces]
+    return {
+        "tokenizer__ggml__model": "llama",
+        "tokenizer__ggml__pre": "default",
+        "tokenizer__ggml__tokens": tokens,
+        "tokenizer__ggml__token_type": [2, 3, 3] + [6] * 256 + [4] + [1] * len(pieces),
+        "tokenizer__ggml__scores": [0.0] * 260 + [-float(index) for index in range(len(pieces))],
+        "tokenizer__ggml__merges": None,
+        "tokenizer__ggml__add_bos_token": True,
+        **changes,
+    }
 
 
 def pack(matrix, type_name):
@@ -88,31 +140,50 @@ def pack(matrix, type_name):
     return np.concatenate([scales.view(np.uint8), lowest.view(np.uint8), packed], axis=1).tobytes()
 
 
-def weights(vocabulary, matrix_type, seed=7):
-    """The tensors of the tiny llama: name -> (values, type)."""
+def weights(entries, matrix_type, seed=7):
+    """The tensors of the tiny decoder that `entries` describe: name -> (values, type)."""
     generator = np.random.default_rng(seed)
+    architecture = entries["general.architecture"]
+
+    def of(key, missing=None):
+        return entries.get(f"{architecture}.{key}", missing)
+
+    hidden, inner, vocabulary = of("embedding_length"), of("feed_forward_length"), len(entries["tokenizer.ggml.tokens"])
+    heads, kv_heads, dim = of("attention.head_count"), of("attention.head_count_kv"), of("attention.key_length", HIDDEN // HEADS)
+    is_gemma = architecture.startswith("gemma")
 
     def matrix(rows, columns, type_name=matrix_type):
         # A mean that is not zero, as in a real model's groups, so that rounded zero points show.
         return generator.normal(0.01, 0.1, (rows, columns)).astype(np.float32), type_name
 
-    def ones():
-        return np.ones(HIDDEN, np.float32), "F32"
+    def around(middle, size=hidden):
+        return generator.normal(middle, 0.1, size).astype(np.float32), "F32"
 
-    kv_size = HIDDEN // HEADS * KV_HEADS
-    tensors = {"token_embd.weight": matrix(vocabulary, HIDDEN, "Q8_0"), "output_norm.weight": ones()}
-    for layer in range(LAYERS):
-        tensors |= {
-            f"blk.{layer}.attn_norm.weight": ones(),
-            f"blk.{layer}.ffn_norm.weight": ones(),
-            f"blk.{layer}.attn_q.weight": matrix(HIDDEN, HIDDEN),
-            f"blk.{layer}.attn_k.weight": matrix(kv_size, HIDDEN),
-            f"blk.{layer}.attn_v.weight": matrix(kv_size, HIDDEN),
-            f"blk.{layer}.attn_output.weight": matrix(HIDDEN, HIDDEN),
-            f"blk.{layer}.ffn_gate.weight": matrix(FEED_FORWARD, HIDDEN),
-            f"blk.{layer}.ffn_up.weight": matrix(FEED_FORWARD, HIDDEN),
-            f"blk.{layer}.ffn_down.weight": matrix(HIDDEN, FEED_FORWARD),
-        }
+    tensors = {"token_embd.weight": matrix(vocabulary, hidden), "output_norm.weight": around(1)}
+    if architecture in ("qwen3", "granite", "phi3"):
+        tensors["output.weight"] = matrix(vocabulary, hidden)
+    if architecture == "phi3":
+        pairs = of("rope.dimension_count") // 2
+        tensors["rope_factors_short.weight"] = (np.linspace(1, 1.5, pairs, dtype=np.float32), "F32")
+        tensors["rope_factors_long.weight"] = (np.linspace(1, 4, pairs, dtype=np.float32), "F32")
+    sizes = {"q": heads * dim, "k": kv_heads * dim, "v": kv_heads * dim}
+    for layer in range(of("block_count")):
+        block = f"blk.{layer}."
+        tensors |= {block + "attn_norm.weight": around(1), block + "ffn_norm.weight": around(1)}
+        if architecture == "phi3":
+            tensors[block + "attn_qkv.weight"] = matrix(sum(sizes.values()), hidden)
+            tensors[block + "ffn_up.weight"] = matrix(2 * inner, hidden)
+        else:
+            tensors |= {block + f"attn_{part}.weight": matrix(size, hidden) for part, size in sizes.items()}
+            tensors |= {block + f"ffn_{part}.weight": matrix(inner, hidden) for part in ("gate", "up")}
+        tensors[block + "attn_output.weight"] = matrix(hidden, heads * dim)
+        tensors[block + "ffn_down.weight"] = matrix(hidden, inner)
+        if architecture == "qwen2":
+            tensors |= {block + f"attn_{part}.bias": around(0, size) for part, size in sizes.items()}
+        if architecture in ("qwen3", "gemma3"):
+            tensors |= {block + f"attn_{part}_norm.weight": around(1, dim) for part in "qk"}
+        if is_gemma:
+            tensors |= {block + "post_attention_norm.weight": around(1), block + "post_ffw_norm.weight": around(1)}
     return tensors
 
 
@@ -135,6 +206,11 @@ def file_bytes(entries=None, tensors=None, version=3, magic=b"GGUF", tensor_coun
     return head + bytes(-len(head) % 32) + data
 
 
+def tiny(architecture, matrix_type="F16", more_tensors=None, **changes):
+    """A whole file: a random decoder of `architecture`."""
+    entries = metadata(architecture, **changes)
+    return file_bytes(entries, weights(entries, matrix_type) | (more_tensors or {}))
+
+
 def tiny_llama(matrix_type="Q4_1", **changes):
-    entries = metadata(**changes)
-    return file_bytes(entries, weights(len(entries["tokenizer.ggml.tokens"]), matrix_type))
+    return tiny("llama", matrix_type, **changes)
