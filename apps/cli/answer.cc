@@ -19,7 +19,7 @@ double Answer::decode_tokens_per_second() const {
 
 Answer RunRequest(Engine* engine, const Tokenizer& tokenizer, Request request,
                   const std::vector<std::string>& stops, const Interrupt& interrupt,
-                  const std::function<void(std::string_view)>& show) {
+                  const AnswerListener& listener) {
   IncrementalDetokenizer detokenizer(tokenizer);
   StopStringMatcher matcher(stops);
   Answer answer;
@@ -27,7 +27,7 @@ Answer RunRequest(Engine* engine, const Tokenizer& tokenizer, Request request,
   const auto pass_on = [&](const std::string& text) {
     if (text.empty()) return;
     answer.text += text;
-    show(text);
+    if (listener.show) listener.show(text);
   };
   const auto begin = Clock::now();
   engine->Submit(std::move(request));
@@ -36,6 +36,7 @@ Answer RunRequest(Engine* engine, const Tokenizer& tokenizer, Request request,
     if (matcher.matched() || interrupt.raised()) engine->Cancel();
     StepResult step = engine->Step();
     answer.finish_reason = step.finish_reason;
+    if (listener.step) listener.step(step);
     if (!step.sampled) continue;
     if (answer.tokens.empty()) {
       answer.first_token_seconds = answer.prompt_seconds = SecondsSince(begin);

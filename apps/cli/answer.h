@@ -30,10 +30,17 @@ struct Answer {
   double decode_tokens_per_second() const;
 };
 
-// Runs `request` until it ends, a stop string comes or `interrupt` is raised (kCancelled). `show`
-// gets the text as soon as it is certain: whole characters, no part of a stop string.
+// Who watches an answer while it comes. Either may be empty.
+struct AnswerListener {
+  // Gets the text as soon as it is certain: whole characters, no part of a stop string.
+  std::function<void(std::string_view)> show;
+  // Gets every step when it is through.
+  std::function<void(const StepResult&)> step;
+};
+
+// Runs `request` until it ends, a stop string comes or `interrupt` is raised (kCancelled).
 Answer RunRequest(Engine* engine, const Tokenizer& tokenizer, Request request,
                   const std::vector<std::string>& stops, const Interrupt& interrupt,
-                  const std::function<void(std::string_view)>& show);
+                  const AnswerListener& listener);
 
 }  // namespace carousel

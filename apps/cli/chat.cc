@@ -18,6 +18,7 @@
 #include "cli/line_reader.h"
 #include "cli/numbers.h"
 #include "cli/process_memory.h"
+#include "cli/prompt_file.h"
 #include "text/text_pieces.h"
 #include "text/turn_format.h"
 
@@ -156,7 +157,7 @@ void Chat::Say(const std::string& message) {
   request.sampling.seed += turns_++;
   const Answer answer =
       RunRequest(engine_, *tokenizer_, std::move(request), flags_.sampling.stops, interrupt_,
-                 [this](std::string_view part) { console_->out.Write(part); });
+                 {.show = [this](std::string_view part) { console_->out.Write(part); }});
   console_->out.Write("\n");
   if (at_first_turn_ && flags_.system) messages_.push_back({"system", *flags_.system});
   messages_.push_back({"user", message});
@@ -193,12 +194,8 @@ std::string Chat::Stats() const {
 }  // namespace
 
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
-  TurnFormat format = TurnFormat::Load(flags.model.directory);
-  if (!format.reducible())
-    throw Error(
-        ErrorCode::kModel, TurnFormat::kFileName,
-        fmt::format("the chat template cannot be reduced to turns: {}; use carousel generate --raw",
-                    format.reason()));
+  const TurnFormat format =
+      LoadTurns(flags.model.directory, "or use carousel generate --raw, without a chat template");
   if (flags.system) format.FirstTurn(flags.system, "");  // refuses a system message without a place
   const LoadedEngine loaded = Load(backend, flags.model, flags.config);
   Interrupt interrupt;
@@ -210,7 +207,7 @@ int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
         console->err.Dimmed(fmt::format("{}. /help lists the commands, Ctrl-D ends the chat.",
                                         loaded.engine->model().spec().name)) +
         "\n");
-  Chat chat(flags, std::move(format), loaded, interrupt, console);
+  Chat chat(flags, format, loaded, interrupt, console);
   while (true) {
     const InputLine line = ReadMessage(reader.get());
     if (line.kind == InputLine::Kind::kEnd) return 0;

@@ -38,6 +38,23 @@ Examples:
   carousel generate --prompt-file notes.txt --raw --max-new-tokens 500 --temperature 0.7 --seed 1
   echo "Once upon a time" | carousel generate --prompt-file - --raw --stop "." --json -)";
 
+constexpr const char* kEvaluateFooter = R"(
+Each line of FILE is one conversation, run from an empty cache:
+  {"id": "a1", "raw": false, "turns": [{"prompt": "..."}, {"prompt": "...", "score": "..."}]}
+A turn has "prompt", and may have "max_new_tokens"; "score", an answer that is given instead of the
+model's own and whose negative log-likelihood is reported; "score_prompt": true, the same of the
+prompt's tokens. Prompts and scored answers are texts or arrays of token ids; ids are taken as they
+are. "raw": true leaves the chat template out. One line of JSON comes out per turn, then a summary.
+
+--logits writes, for each token of each scored answer, the natural logarithm of the model's
+distribution that the token was one of: float32, little-endian, [tokens, vocabulary], row after row.
+A turn's "logits_row" says where its rows begin; the summary has "vocabulary_size".
+
+Examples:
+  carousel evaluate --tasks tasks.jsonl --max-cache-size 512 --json results.jsonl
+  carousel evaluate --tasks tasks.jsonl --no-eviction --logits whole.f32 --json whole.jsonl
+  echo '{"id": 1, "raw": true, "turns": [{"prompt": "One, two,"}]}' | carousel evaluate --tasks -)";
+
 constexpr const char* kChatFooter = R"(
 At the prompt: /help lists the commands, a backslash at the end of a line continues it on the next,
 Ctrl-C stops an answer, Ctrl-D ends the chat. The sampling defaults suit a small model; --temperature 0
@@ -209,6 +226,44 @@ class GenerateCommand : public CommandDefinition {
   CacheFlags cache_;
 };
 
+class EvaluateCommand : public CommandDefinition {
+ public:
+  explicit EvaluateCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Conversations");
+    flags().Text(
+        {"--tasks", "FILE", "The conversations, one JSON object a line; -: standard input", "text"},
+        &target_.tasks);
+    AddModelFlags(&flags(), &target_.model);
+    target_.sampling.max_new_tokens = 32;
+    AddSamplingFlags(&flags(), &target_.sampling);
+    AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+    flags().Heading("Output");
+    AddJsonFlag(&flags(), "Write the results there; -: standard output (default -)", &target_.json);
+    flags().Text({"--logits", "FILE", "Write the distributions behind scored answers there"},
+                 &target_.logits);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    SettleCache(flags(), cache_, &target_.config, &invocation);
+    CheckSampling(target_.sampling, invocation.labels);
+    CheckPaths(flags(), target_.model, &target_.json);
+    if (!flags().Given("--tasks"))
+      throw UsageError("--tasks: missing; give --tasks FILE, or --tasks - for standard input");
+    RefuseEmpty(flags(), "--tasks", target_.tasks);
+    RefuseEmpty(flags(), "--logits", target_.logits);
+    for (const char* field : {"prompt", "forced_answer", "tasks"})
+      invocation.labels[field] = flags().Label("--tasks");
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  EvaluateFlags target_;
+  CacheFlags cache_;
+};
+
 class ChatCommand : public CommandDefinition {
  public:
   explicit ChatCommand(CLI::App* app) : CommandDefinition(app) {
@@ -282,6 +337,9 @@ std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program
       kStreamFooter));
   commands.push_back(
       Define<GenerateCommand>(program, "generate", "Answer one prompt", kGenerateFooter));
+  commands.push_back(Define<EvaluateCommand>(
+      program, "evaluate", "Run many conversations and report answers, scores and cache sizes",
+      kEvaluateFooter));
   commands.push_back(Define<ChatCommand>(program, "chat", "Talk without an end", kChatFooter));
   DefineBench(program, &commands);
   return commands;

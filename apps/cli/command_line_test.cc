@@ -37,7 +37,7 @@ std::string Problem(const std::vector<std::string>& arguments, const Variables& 
 TEST(CommandLine, PrintsHelpAndVersion) {
   EXPECT_EQ(ParseAs<PrintText>({"--version"}).text.rfind("carousel ", 0), 0U);
   EXPECT_NE(ParseAs<PrintText>({"--help"}).text.find("Examples:"), std::string::npos);
-  for (const char* command : {"info", "stream", "generate", "chat"}) {
+  for (const char* command : {"info", "stream", "generate", "evaluate", "chat"}) {
     const std::string text = ParseAs<PrintText>({command, "--help"}).text;
     EXPECT_NE(text.find("Examples:\n  carousel " + std::string(command)), std::string::npos);
     EXPECT_NE(text.find("--threads"), std::string::npos);

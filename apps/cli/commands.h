@@ -11,6 +11,7 @@ namespace carousel {
 int RunInfo(const InfoFlags& flags, Backend* backend, Console* console);
 int RunStream(const StreamFlags& flags, Backend* backend, Console* console);
 int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console);
+int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console);
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console);
 int RunBenchAttention(const BenchAttentionFlags& flags, Backend* backend, Console* console);
 int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* console);

@@ -62,6 +62,15 @@ struct GenerateFlags {
   std::string json;
 };
 
+struct EvaluateFlags {
+  ModelFlags model;
+  EngineConfig config;
+  SamplingFlags sampling;  // max_new_tokens is of turns that do not say
+  std::string tasks;
+  std::string json = "-";
+  std::string logits;  // empty: no file
+};
+
 struct ChatFlags {
   ModelFlags model;
   EngineConfig config;

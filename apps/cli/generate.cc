@@ -24,24 +24,14 @@ using nlohmann::ordered_json;
   throw Error(ErrorCode::kInvalidArgument, "prompt", problem);
 }
 
-TurnFormat LoadTurnFormat(const GenerateFlags& flags) {
-  try {
-    TurnFormat format = TurnFormat::Load(flags.model.directory);
-    if (format.reducible()) return format;
-    throw Error(ErrorCode::kModel, TurnFormat::kFileName,
-                fmt::format("the chat template cannot be reduced to turns: {}", format.reason()));
-  } catch (const Error& error) {
-    throw Error(
-        error.code(), error.field(),
-        fmt::format("{}; or give --raw for a prompt without a chat template", error.problem()));
-  }
-}
-
 // Files are read and checked before anything is loaded.
 std::string PromptText(const GenerateFlags& flags) {
   const std::string text = flags.prompt ? *flags.prompt : ReadPromptFile(*flags.prompt_file);
   if (text.empty()) FailPrompt("is empty; give some text");
-  return flags.raw ? text : LoadTurnFormat(flags).FirstTurn(flags.system, text);
+  return flags.raw ? text
+                   : LoadTurns(flags.model.directory,
+                               "or give --raw for a prompt without a chat template")
+                         .FirstTurn(flags.system, text);
 }
 
 ordered_json LogprobsOf(const Answer& answer) {
@@ -106,10 +96,11 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   if (!flags.token_ids_file)
     request.prompt = tokenizer->Encode(text, {.add_special_tokens = flags.raw});
   const bool shown = flags.json != "-";
-  const Answer answer = RunRequest(engine.get(), *tokenizer, std::move(request),
-                                   flags.sampling.stops, interrupt, [&](std::string_view part) {
-                                     if (shown) console->out.Write(part);
-                                   });
+  const Answer answer =
+      RunRequest(engine.get(), *tokenizer, std::move(request), flags.sampling.stops, interrupt,
+                 {.show = [&](std::string_view part) {
+                   if (shown) console->out.Write(part);
+                 }});
   if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
   if (console->err.is_terminal())
     console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");

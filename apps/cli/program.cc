@@ -22,6 +22,8 @@ int Run(const Invocation& invocation, Backend* backend, Console* console) {
         if constexpr (std::is_same_v<Flags, StreamFlags>) return RunStream(flags, backend, console);
         if constexpr (std::is_same_v<Flags, GenerateFlags>)
           return RunGenerate(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, EvaluateFlags>)
+          return RunEvaluate(flags, backend, console);
         if constexpr (std::is_same_v<Flags, ChatFlags>) return RunChat(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchAttentionFlags>)
           return RunBenchAttention(flags, backend, console);

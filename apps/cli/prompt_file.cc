@@ -29,8 +29,11 @@ std::string ReadPromptFile(const std::string& path) {
 }
 
 std::vector<TokenId> ReadTokenIds(const std::string& path) {
-  const nlohmann::json ids = nlohmann::json::parse(ReadPromptFile(path), nullptr, false);
-  if (!ids.is_array()) FailPrompt(fmt::format("{} is not a JSON array of token ids", path));
+  return TokenIdsOf(nlohmann::json::parse(ReadPromptFile(path), nullptr, false), path);
+}
+
+std::vector<TokenId> TokenIdsOf(const nlohmann::json& ids, const std::string& where) {
+  if (!ids.is_array()) FailPrompt(fmt::format("{} is not a JSON array of token ids", where));
   std::vector<TokenId> tokens;
   tokens.reserve(ids.size());
   for (const nlohmann::json& id : ids) {
@@ -38,11 +41,22 @@ std::vector<TokenId> ReadTokenIds(const std::string& path) {
         id.is_number_integer() && id >= 0 && id <= std::numeric_limits<TokenId>::max();
     if (!fits)
       FailPrompt(
-          fmt::format("{} is not a token id (entry {} of {})", id.dump(), tokens.size(), path));
+          fmt::format("{} is not a token id (entry {} of {})", id.dump(), tokens.size(), where));
     tokens.push_back(id.get<TokenId>());
   }
-  if (tokens.empty()) FailPrompt(fmt::format("{} has no tokens; give at least one", path));
+  if (tokens.empty()) FailPrompt(fmt::format("{} has no tokens; give at least one", where));
   return tokens;
+}
+
+TurnFormat LoadTurns(const std::string& model_directory, std::string_view mend) {
+  try {
+    TurnFormat format = TurnFormat::Load(model_directory);
+    if (format.reducible()) return format;
+    throw Error(ErrorCode::kModel, TurnFormat::kFileName,
+                fmt::format("the chat template cannot be reduced to turns: {}", format.reason()));
+  } catch (const Error& error) {
+    throw Error(error.code(), error.field(), fmt::format("{}; {}", error.problem(), mend));
+  }
 }
 
 }  // namespace carousel

@@ -45,6 +45,11 @@ struct Request {
   bool ignore_end_tokens = false;
   bool score_prompt =
       false;  // report each prompt token's negative log-likelihood (teacher forcing)
+  // Not empty: these are the answer's tokens, one a step, whatever the model would say (teacher
+  // forcing in decode). Their number takes the place of max_new_tokens; only the last can end a
+  // turn.
+  std::vector<TokenId> forced_answer;
+  bool keep_logits = false;  // report what each of the answer's tokens was chosen from
   SamplingParams sampling;
 };
 
@@ -68,6 +73,8 @@ struct StepResult {
   std::vector<double>
       negative_log_likelihood;          // nats, one per prompt token scored in this step, in order
   std::optional<SampledToken> sampled;  // at most one new token
+  std::vector<float>
+      logits;  // [vocabulary_size], of the model, for `sampled`; Request::keep_logits
   FinishReason finish_reason = FinishReason::kNone;
   std::int64_t evicted_tokens = 0;  // by this step, in the group that evicted most
 };

@@ -35,6 +35,18 @@ class TimedAttention final : public AttentionCallback {
   double* seconds_;
 };
 
+void RequireTokens(std::string_view field, std::span<const TokenId> tokens,
+                   std::int64_t vocabulary) {
+  for (const TokenId token : tokens) {
+    if (token < 0 || token >= vocabulary) {
+      throw Error(
+          ErrorCode::kInvalidArgument, field,
+          fmt::format("token {} is outside the vocabulary [0, {}); use this model's tokenizer",
+                      token, vocabulary));
+    }
+  }
+}
+
 // The running request and what it has left to do.
 struct RunningRequest {
   Request request;
@@ -93,18 +105,14 @@ void EngineImpl::Submit(Request request) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
   }
   const std::int64_t vocabulary = model_->spec().vocabulary_size;
-  for (const TokenId token : request.prompt) {
-    if (token < 0 || token >= vocabulary) {
-      throw Error(
-          ErrorCode::kInvalidArgument, "prompt",
-          fmt::format("token {} is outside the vocabulary [0, {}); use this model's tokenizer",
-                      token, vocabulary));
-    }
-  }
+  RequireTokens("prompt", request.prompt, vocabulary);
+  RequireTokens("forced_answer", request.forced_answer, vocabulary);
   if (request.max_new_tokens < 0) {
     throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
                 fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
   }
+  if (!request.forced_answer.empty())
+    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
   if (unread_) {
     request.prompt.insert(request.prompt.begin(), *unread_);
     previous_logits_.clear();
@@ -185,12 +193,18 @@ void EngineImpl::Score(std::span<const TokenId> tokens, std::span<const float> l
 void EngineImpl::Sample(std::span<const float> logits, StepResult* result) {
   RunningRequest& running = *running_;
   const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
-  result->sampled = running.sampler->Sample(logits.last(vocabulary));
+  const std::span<const float> row = logits.last(vocabulary);
+  const auto& forced = running.request.forced_answer;
+  result->sampled = running.sampler->Sample(
+      row, forced.empty() ? std::nullopt
+                          : std::optional(forced[static_cast<std::size_t>(running.generated)]));
+  if (running.request.keep_logits) result->logits.assign(row.begin(), row.end());
   ++running.generated;
   const TokenId token = result->sampled->token;
+  const bool may_end = forced.empty() ? !running.request.ignore_end_tokens
+                                      : running.generated == running.request.max_new_tokens;
   const auto& ends = model_->spec().end_tokens;
-  const bool at_end = !running.request.ignore_end_tokens &&
-                      std::find(ends.begin(), ends.end(), token) != ends.end();
+  const bool at_end = may_end && std::find(ends.begin(), ends.end(), token) != ends.end();
   unread_.reset();
   if (at_end) {
     Finish(FinishReason::kStop, result);

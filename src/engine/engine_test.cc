@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "carousel/error.h"
+#include "engine/logits.h"
 #include "engine/tiny_model.h"
 
 namespace carousel {
@@ -92,6 +93,40 @@ TEST(Engine, ScoresAreTheSameInOnePieceOrMany) {
   }
   ASSERT_EQ(pieces.size(), whole.size());
   for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(pieces[i], whole[i], 1e-4) << i;
+}
+
+TEST(Engine, AForcedAnswerIsReadLikeOneOfTheModelsOwn) {
+  const Request open{.prompt = Tokens(50), .max_new_tokens = 6, .ignore_end_tokens = true};
+  const auto engine = Make(WholeCache());
+  const auto answer = RunRequest(engine.get(), open);
+  const auto after = RunRequest(engine.get(), {.prompt = Tokens(5, 2), .max_new_tokens = 6});
+
+  const auto forced = Make(WholeCache());
+  forced->Submit({.prompt = Tokens(50), .forced_answer = answer, .keep_logits = true});
+  for (const TokenId token : answer) {
+    StepResult step;
+    while (!step.sampled) step = forced->Step();
+    EXPECT_EQ(step.sampled->token, token);
+    ASSERT_EQ(step.logits.size(), 61U);
+    EXPECT_EQ(ArgMax(step.logits), token);
+    EXPECT_NEAR(
+        step.sampled->logprob,
+        static_cast<double>(step.logits[static_cast<std::size_t>(token)]) - LogSumExp(step.logits),
+        1e-6);
+  }
+  EXPECT_FALSE(forced->HasWork());
+  EXPECT_EQ(RunRequest(forced.get(), {.prompt = Tokens(5, 2), .max_new_tokens = 6}), after);
+}
+
+TEST(Engine, OnlyTheLastForcedTokenEndsATurn) {
+  const auto engine = Make(WholeCache(), {.end_tokens = {7}});
+  FinishReason reason = FinishReason::kNone;
+  EXPECT_EQ(RunRequest(engine.get(), {.prompt = Tokens(9), .forced_answer = {3, 7, 4}}, &reason),
+            (std::vector<TokenId>{3, 7, 4}));
+  EXPECT_EQ(reason, FinishReason::kLength);
+  RunRequest(engine.get(), {.prompt = {5}, .forced_answer = {3, 7}}, &reason);
+  EXPECT_EQ(reason, FinishReason::kStop);
+  EXPECT_THROW(engine->Submit({.prompt = {5}, .forced_answer = {61}}), Error);
 }
 
 TEST(Engine, ALargeEnoughCacheIsTheWholeCache) {

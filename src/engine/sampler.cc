@@ -121,12 +121,14 @@ TokenId Sampler::Draw(std::span<const float> logits) {
   return candidates_[kept - 1].token;
 }
 
-SampledToken Sampler::Sample(std::span<const float> logits) {
+SampledToken Sampler::Sample(std::span<const float> logits, std::optional<TokenId> forced) {
   CAROUSEL_CHECK_EQ(logits.size(), adjusted_.size());
   SampledToken sampled;
   const bool penalised = !window_counts_.empty() || params_.presence_penalty != 0.0 ||
                          params_.frequency_penalty != 0.0;
-  if (penalised) {
+  if (forced) {
+    sampled.token = *forced;
+  } else if (penalised) {
     std::copy(logits.begin(), logits.end(), adjusted_.begin());
     ApplyPenalties(adjusted_);
     sampled.token = Draw(adjusted_);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <random>
 #include <span>
 #include <unordered_map>
@@ -25,8 +26,9 @@ class Sampler {
 
   // A token of the context that repetition_penalty shall see (prompt and answer alike).
   void See(TokenId token);
-  // Draws from `logits` [vocabulary_size]; counts the token as generated and seen.
-  SampledToken Sample(std::span<const float> logits);
+  // Draws from `logits` [vocabulary_size], or takes `forced`; counts the token as generated and
+  // seen.
+  SampledToken Sample(std::span<const float> logits, std::optional<TokenId> forced = std::nullopt);
 
  private:
   struct Candidate {

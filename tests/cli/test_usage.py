@@ -7,7 +7,7 @@ import unittest
 
 from program import ProgramTestCase, command, environment, run
 
-COMMANDS = ("info", "stream", "generate", "chat")
+COMMANDS = ("info", "stream", "generate", "evaluate", "chat")
 # Flags that all commands with a model and a cache have.
 CACHE_FLAGS = ("--start-size", "--recent-size", "--max-cache-size", "--aggregation", "--rotation", "--positions",
                "--chunk", "--no-eviction", "--block-size", "--kv-type-k", "--kv-type-v", "--snapkv-window",
