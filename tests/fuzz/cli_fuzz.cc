@@ -44,6 +44,7 @@ std::vector<std::string> FuzzSeeds() {
       "generate\n--prompt\nhi there\n--raw\n--temperature\n0.5\n--top-p=0.9\n--stop\na\n--stop\nb\n"
       "--logprobs\n3\n--cache-limit\n64M\n--seed\n7",
       "generate\n--token-ids\nids.json\n--prompt-eviction\nat_end\n--ignore-eos\n--rotation\nkeys",
+      "evaluate\n--tasks\n-\n--logits=rows\n--max-new-tokens\n4\n--no-eviction\n--stop=x",
       "chat\n--system\nBe brief.\n--no-eviction\n--kv-type-k\nf32\n--precision\nbf16",
       "info\n--model\nmodels/x\nCAROUSEL_THREADS=2\nCAROUSEL_NO_EVICTION=yes",
       "bench\nattention\n--contexts=512,64\n--kv-types\nf16,int4\n--shifts\nnone,2\n--queries\n32",
