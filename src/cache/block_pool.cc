@@ -15,8 +15,11 @@ constexpr std::size_t kSlabBytes = std::size_t{1} << 20;
 
 }  // namespace
 
-BlockPool::BlockPool(const BlockShape& shape, ByteBudget* budget)
-    : shape_(shape), block_bytes_(shape.bytes()), budget_(budget) {
+BlockPool::BlockPool(const BlockShape& shape, ByteBudget* budget, SlabSource* source)
+    : shape_(shape),
+      block_bytes_(shape.bytes()),
+      budget_(budget),
+      source_(source != nullptr ? source : &heap_) {
   CAROUSEL_CHECK_GT(block_bytes_, std::size_t{0});
 }
 
@@ -29,22 +32,21 @@ bool BlockPool::Grow(std::int64_t blocks) {
   const auto bytes = static_cast<std::size_t>(blocks) * block_bytes_;
   if (!budget_->Take(static_cast<std::int64_t>(bytes))) return false;
   try {
-    AlignedBuffer<std::byte> slab(bytes);
+    // First, because it is what fails when there is too little memory.
+    std::byte* slab = source_->Take(bytes);
     const auto reserved = addresses_.size();
     const auto total = reserved + static_cast<std::size_t>(blocks);
     addresses_.reserve(total);
     used_.reserve(total);
     free_.reserve(total);
-    slabs_.reserve(slabs_.size() + 1);
     // Nothing below throws. Higher ids first, so that lower ones are handed out first.
     for (std::int64_t i = blocks - 1; i >= 0; --i) {
       free_.push_back(BlockId{static_cast<std::int32_t>(reserved + static_cast<std::size_t>(i))});
     }
     for (std::int64_t i = 0; i < blocks; ++i) {
-      addresses_.push_back(slab.data() + static_cast<std::size_t>(i) * block_bytes_);
+      addresses_.push_back(slab + static_cast<std::size_t>(i) * block_bytes_);
       used_.push_back(false);
     }
-    slabs_.push_back(std::move(slab));
   } catch (const std::bad_alloc&) {
     budget_->Return(static_cast<std::int64_t>(bytes));
     throw Error(
@@ -52,6 +54,9 @@ bool BlockPool::Grow(std::int64_t blocks) {
         fmt::format("the machine has no {} bytes left for {} more blocks of the cache; lower "
                     "max_cache_size or close other programs",
                     bytes, blocks));
+  } catch (const Error&) {
+    budget_->Return(static_cast<std::int64_t>(bytes));
+    throw;
   }
   return true;
 }

@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "cache/block_shape.h"
+#include "cache/slab_source.h"
 #include "carousel/types.h"
 
 namespace carousel {
@@ -36,17 +36,18 @@ class ByteBudget {
 // block is handed out again before the pool grows. The budget counts what is reserved, used or not.
 class BlockPool {
  public:
-  // `budget` outlives the pool.
-  BlockPool(const BlockShape& shape, ByteBudget* budget);
+  // `budget` and `source` outlive the pool; no source: the heap.
+  BlockPool(const BlockShape& shape, ByteBudget* budget, SlabSource* source = nullptr);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
   // Makes sure that `blocks` blocks can be in use at once without growing. Throws carousel::Error
-  // (kOutOfMemory) when the budget or the machine does not have them; the pool is then unchanged.
+  // (kOutOfMemory) when the budget, the machine or the source does not have them; the pool is then
+  // unchanged.
   void Reserve(std::int64_t blocks);
   // A block with undefined content. nullopt when the budget is spent; throws as Reserve when the
-  // machine has no more.
+  // machine or the source has no more.
   std::optional<BlockId> Allocate();
   // CHECKs that the block is in use.
   void Free(BlockId block);
@@ -64,9 +65,10 @@ class BlockPool {
   BlockShape shape_;
   std::size_t block_bytes_;
   ByteBudget* budget_;
-  std::vector<AlignedBuffer<std::byte>> slabs_;  // each of any number of blocks
-  std::vector<std::byte*> addresses_;            // [blocks_reserved], by BlockId
-  std::vector<bool> used_;                       // [blocks_reserved]
+  HeapSlabs heap_;
+  SlabSource* source_;                 // slabs are each of any number of blocks
+  std::vector<std::byte*> addresses_;  // [blocks_reserved], by BlockId
+  std::vector<bool> used_;             // [blocks_reserved]
   std::vector<BlockId> free_;
   std::int64_t in_use_ = 0;
 };

@@ -35,14 +35,50 @@ Position SequenceTables::AttentionPosition(std::int64_t group, std::int64_t entr
 }
 
 Position SequenceTables::NextAttentionPosition(std::int64_t group) const {
-  if (mode_ == PositionPolicy::kKeep) return logical_length_;
-  return Position{table(group).resident_tokens_};
+  return NextAttentionPosition(group, 0);
 }
 
 std::int64_t SequenceTables::ShiftOf(std::int64_t group, std::int64_t entry) const {
   const Position written = table(group).entries_[static_cast<std::size_t>(entry)].written;
-  return (NextAttentionPosition(group) - AttentionPosition(group, entry)) -
-         (next_written_ - written);
+  return Shift(NextAttentionPosition(group), AttentionPosition(group, entry), written);
+}
+
+Position SequenceTables::NextAttentionPosition(std::int64_t group,
+                                               std::int64_t recalled_blocks) const {
+  if (mode_ == PositionPolicy::kKeep) return logical_length_;
+  return Position{table(group).resident_tokens_ + recalled_blocks * block_size_};
+}
+
+void SequenceTables::Merge(std::int64_t group, std::span<const RecalledBlock> recalled,
+                           std::vector<BlockPlacement>* to) const {
+  const Position next = NextAttentionPosition(group, std::ssize(recalled));
+  const auto entries = table(group).entries();
+  to->clear();
+  std::size_t entry = 0;
+  std::size_t block = 0;
+  while (entry < entries.size() || block < recalled.size()) {
+    const bool is_recalled =
+        entry == entries.size() ||
+        (block < recalled.size() && recalled[block].logical < entries[entry].logical);
+    const Position logical = is_recalled ? recalled[block].logical : entries[entry].logical;
+    const Position written = is_recalled ? recalled[block].written : entries[entry].written;
+    const Position attention =
+        mode_ == PositionPolicy::kKeep
+            ? logical
+            : Position{std::ssize(*to) * block_size_};  // all before are full
+    to->push_back({.index = static_cast<std::int64_t>(is_recalled ? block++ : entry++),
+                   .recalled = is_recalled,
+                   .attention = attention,
+                   .shift = Shift(next, attention, written)});
+  }
+}
+
+BlockPlacement SequenceTables::CandidatePlacement(std::int64_t group,
+                                                  const RecalledBlock& block) const {
+  const Position attention = mode_ == PositionPolicy::kKeep ? block.logical : Position{0};
+  return {.recalled = true,
+          .attention = attention,
+          .shift = Shift(NextAttentionPosition(group), attention, block.written)};
 }
 
 std::int64_t SequenceTables::LargestNext() const {

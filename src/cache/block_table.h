@@ -22,6 +22,20 @@ struct TableEntry {
   std::int64_t tokens = 0;  // in it
 };
 
+// A full block that the table has lost and that takes part in attention all the same (recall).
+struct RecalledBlock {
+  Position written;  // a, as when it was in the table
+  Position logical;
+};
+
+// Where attention sees a block among others.
+struct BlockPlacement {
+  std::int64_t index = 0;  // of the table's entry, or of the recalled block
+  bool recalled = false;
+  Position attention;      // v of the first token
+  std::int64_t shift = 0;  // s
+};
+
 // One sequence's blocks in one cache group, in stream order.
 class BlockTable {
  public:
@@ -75,6 +89,16 @@ class SequenceTables {
   // block_size. Key rotation applies R(-s) to the keys instead.
   std::int64_t ShiftOf(std::int64_t group, std::int64_t entry) const;
 
+  // The same for a group's entries and recalled blocks together: as if the table held them all.
+  // `recalled` has ascending logical positions that the table does not. `to` gets all of them in
+  // stream order.
+  void Merge(std::int64_t group, std::span<const RecalledBlock> recalled,
+             std::vector<BlockPlacement>* to) const;
+  Position NextAttentionPosition(std::int64_t group, std::int64_t recalled_blocks) const;
+  // For a block that is weighed before it is recalled: the farthest place it could take, before all
+  // that is resident. kKeep: its own.
+  BlockPlacement CandidatePlacement(std::int64_t group, const RecalledBlock& block) const;
+
   // The most of `tokens` that the next step may append so that b stays inside the trained window.
   std::int64_t LimitStep(std::int64_t tokens) const;
 
@@ -99,6 +123,11 @@ class SequenceTables {
 
  private:
   std::int64_t LargestNext() const;
+  // s of a block written at `written` that stands at `attention`, while the next token is at
+  // `next`.
+  std::int64_t Shift(Position next, Position attention, Position written) const {
+    return (next - attention) - (next_written_ - written);
+  }
 
   std::int64_t block_size_;
   PositionRules rules_;

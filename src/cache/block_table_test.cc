@@ -243,5 +243,77 @@ TEST(SequenceTables, AutoKeepsUntilTheWindowEnds) {
   }
 }
 
+// Recalled blocks stand where they would if the table had never lost them.
+RC_GTEST_PROP(SequenceTables, MergesRecalledBlocksAsAListOfTokens,
+              (std::vector<std::uint16_t> actions)) {
+  const auto policy =
+      *rc::gen::element(PositionPolicy::kAuto, PositionPolicy::kKeep, PositionPolicy::kCompact);
+  BlockPools pools = Pools(1);
+  SequenceTables tables(1, kBlock,
+                        {.policy = policy,
+                         .rotation = Rotation::kQuery,
+                         .trained_window = *rc::gen::element(0, 100, 300),
+                         .max_step_tokens = 24});
+  std::vector<RecalledBlock> evicted;
+  for (const std::uint16_t action : actions) {
+    const std::int64_t full = tables.table(0).resident_tokens() / kBlock;
+    if (action % 3 == 0 && full > 0) {
+      const std::int64_t victim = action / 3 % full;
+      const TableEntry& entry = tables.table(0).entries()[static_cast<std::size_t>(victim)];
+      evicted.push_back({.written = entry.written, .logical = entry.logical});
+      tables.Evict(0, {&victim, 1}, pools.of(0));
+      continue;
+    }
+    const std::int64_t tokens = tables.LimitStep(1 + action % 24);
+    tables.BeginStep(tokens);
+    tables.Append(tokens, pools);
+
+    std::vector<RecalledBlock> recalled;
+    for (std::size_t i = 0; i < evicted.size(); ++i) {
+      if ((action >> (i % 16)) % 2 == 1) recalled.push_back(evicted[i]);
+    }
+    std::sort(recalled.begin(), recalled.end(),
+              [](const auto& left, const auto& right) { return left.logical < right.logical; });
+    // {logical, written} of every first token, in stream order.
+    std::vector<NaiveToken> naive;
+    for (const TableEntry& entry : tables.table(0).entries())
+      naive.push_back({entry.logical.value, entry.written.value});
+    for (const RecalledBlock& block : recalled)
+      naive.push_back({block.logical.value, block.written.value});
+    std::sort(naive.begin(), naive.end(),
+              [](const auto& left, const auto& right) { return left.logical < right.logical; });
+
+    std::vector<BlockPlacement> merged;
+    tables.Merge(0, recalled, &merged);
+    RC_ASSERT(merged.size() == naive.size());
+    const Position next = tables.NextAttentionPosition(0, std::ssize(recalled));
+    const bool keeps = tables.mode() == PositionPolicy::kKeep;
+    RC_ASSERT(next.value ==
+              (keeps ? tables.logical_length().value
+                     : tables.table(0).resident_tokens() + std::ssize(recalled) * kBlock));
+    for (std::size_t i = 0; i < merged.size(); ++i) {
+      const std::size_t index = static_cast<std::size_t>(merged[i].index);
+      const Position logical =
+          merged[i].recalled ? recalled[index].logical : tables.table(0).entries()[index].logical;
+      RC_ASSERT(logical.value == naive[i].logical);
+      RC_ASSERT(merged[i].attention.value ==
+                (keeps ? naive[i].logical : static_cast<std::int64_t>(i) * kBlock));
+      RC_ASSERT(tables.next_written().value - naive[i].written + merged[i].shift ==
+                next - merged[i].attention);
+      if (!merged[i].recalled) continue;
+      const BlockPlacement far = tables.CandidatePlacement(0, recalled[index]);
+      RC_ASSERT(far.attention.value == (keeps ? naive[i].logical : 0));
+      RC_ASSERT(tables.next_written().value - naive[i].written + far.shift ==
+                tables.NextAttentionPosition(0) - far.attention);
+      RC_ASSERT(far.shift % kBlock == 0);
+    }
+    if (recalled.empty()) {
+      for (std::size_t i = 0; i < merged.size(); ++i)
+        RC_ASSERT(merged[i].shift == tables.ShiftOf(0, static_cast<std::int64_t>(i)));
+    }
+  }
+  tables.Clear(pools);
+}
+
 }  // namespace
 }  // namespace carousel
