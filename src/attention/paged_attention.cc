@@ -438,7 +438,7 @@ void RunGroup(const AttentionInput& input, const WorkGroup& group, const Partial
       to[i].states[row] = Exponentiate(scores + row * columns, columns);
     KeepCountedWeights(input, group.item(i), scores, to[i]);
   }
-  WeighValues(input, group, to, &scratch);
+  if (to->sums != nullptr) WeighValues(input, group, to, &scratch);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -573,15 +573,18 @@ struct Kernels {
 };
 
 // Runs a group of a task's work items; their parts go to the scratch memory.
-void RunWork(const AttentionInput& input, const TaskPlan& plan, std::int64_t group,
+void RunWork(const AttentionTask& task, const TaskPlan& plan, std::int64_t group,
              const Kernels& kernels, AttentionScratch* scratch) {
+  const AttentionInput& input = task.input;
   const WorkGroup work = plan.work.group(group, scratch->items.data() + plan.first_item);
   thread_local std::vector<PartialOutput> to;  // kept, so that a step allocates nothing
   to.resize(static_cast<std::size_t>(work.count));
   for (std::int64_t i = 0; i < work.count; ++i) {
     const std::int64_t at = (work.first + i * work.stride) * plan.work.tile_rows;
     PartialOutput& part = to[static_cast<std::size_t>(i)];
-    part.sums = scratch->sums.data() + plan.sums + at * input.layer->value_dim;
+    part.sums = task.output.out == nullptr
+                    ? nullptr
+                    : scratch->sums.data() + plan.sums + at * input.layer->value_dim;
     part.states = scratch->states.data() + plan.states + at;
     part.counted_weights = scratch->counted_weights.data() + plan.counted_weights +
                            work.item(i).kv_head * plan.counted_rows * plan.columns;
@@ -611,14 +614,18 @@ void MergeTile(const AttentionTask& task, const TaskPlan& plan, std::int64_t til
     const SoftmaxState* states = tile_states + (row - item.first_row);
     const float* sums = tile_sums + (row - item.first_row) * layer.value_dim;
     const SoftmaxState whole = MergeStates(layer, head, states, splits, tile_rows);
-    float* out = task.output.out + (row / group * layer.query_heads + head) * layer.value_dim;
-    std::memset(out, 0, static_cast<std::size_t>(layer.value_dim) * sizeof(float));
+    float* out = nullptr;
+    if (task.output.out != nullptr) {
+      out = task.output.out + (row / group * layer.query_heads + head) * layer.value_dim;
+      std::memset(out, 0, static_cast<std::size_t>(layer.value_dim) * sizeof(float));
+    }
     const std::int64_t counted = row - (input.queries * group - plan.counted_rows);
     for (std::int64_t split = 0; split < splits; ++split) {
       const SoftmaxState& part = states[split * tile_rows];
       const float factor =
           part.sum == 0.0F ? 0.0F : std::exp(part.largest - whole.largest) / whole.sum;
-      kernels.add_scaled(factor, sums + split * part_stride, layer.value_dim, out);
+      if (out != nullptr)
+        kernels.add_scaled(factor, sums + split * part_stride, layer.value_dim, out);
       if (counted >= 0) factors[counted * splits + split] = factor;
     }
   }
@@ -658,7 +665,7 @@ void PagedAttention::Run(std::span<const AttentionTask> tasks) {
 
   ParallelFor(total.first_group, [&](std::int64_t i) {
     const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
-    RunWork(tasks[task].input, plans[task], i - plans[task].first_group, kernels, scratch_.get());
+    RunWork(tasks[task], plans[task], i - plans[task].first_group, kernels, scratch_.get());
   });
   ForEach(total.first_tile, total.sums, [&](std::int64_t i) {
     const std::size_t task = TaskOf(plans, &TaskPlan::first_tile, i);

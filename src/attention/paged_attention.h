@@ -49,7 +49,7 @@ struct AttentionInput {
 };
 
 struct AttentionOutput {
-  float* out = nullptr;  // [queries, H * value_dim]
+  float* out = nullptr;  // [queries, H * value_dim]; null: only the mass is wanted
   // [blocks * block_size]: softmax probability summed over the task's heads and the counted
   // queries; a slot that
   // is not filled gets 0. Empty when counted_queries is 0.

@@ -31,7 +31,7 @@ struct SoftmaxState {
 
 // Where an item leaves its part.
 struct PartialOutput {
-  float* sums = nullptr;             // [rows, value_dim]: sum of exp(score - largest) v
+  float* sums = nullptr;  // [rows, value_dim]: sum of exp(score - largest) v; null: not wanted
   SoftmaxState* states = nullptr;    // [rows]
   float* counted_weights = nullptr;  // this KV head's [counted rows, columns]: exp(score - largest)
   std::int64_t columns = 0;          // blocks * block_size
