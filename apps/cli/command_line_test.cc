@@ -119,6 +119,26 @@ TEST(CommandLine, ReadsEveryKindOfFlag) {
   EXPECT_EQ(flags.json, "-");
 }
 
+TEST(CommandLine, ReadsWhatIsRecalled) {
+  const auto given =
+      ParseAs<StreamFlags>({"stream", "--text", "a", "--recall-blocks", "8", "--recall-store",
+                            "/tmp/tier", "--recall-limit", "64M", "--recall-every=2",
+                            "--recall-queries=5", "--recall-kv-type", "int4"});
+  EXPECT_EQ(given.config.recall.blocks, 8);
+  EXPECT_EQ(given.config.recall.store_file, "/tmp/tier");
+  EXPECT_EQ(given.config.recall.limit_bytes, 64 << 20);
+  EXPECT_EQ(given.config.recall.every, 2);
+  EXPECT_EQ(given.config.recall.queries, 5);
+  EXPECT_EQ(given.config.recall.kv_type, KvType::kInt4);
+  const auto memory = ParseAs<StreamFlags>({"stream", "--text", "a", "--recall-blocks=8",
+                                            "--recall-store=ram", "--recall-kv-type=auto"});
+  EXPECT_EQ(memory.config.recall.store_file, "");
+  EXPECT_EQ(memory.config.recall.kv_type, std::nullopt);
+  EXPECT_EQ(ParseAs<StreamFlags>({"stream", "--text", "a", "--recall-blocks=8", "--no-eviction"})
+                .config.recall.blocks,
+            0);
+}
+
 TEST(CommandLine, KnowsWhatModelsComputeIn) {
   EXPECT_EQ(ParseAs<InfoFlags>({"info"}).model.precision, Precision::kF32);
   EXPECT_EQ(ParseAs<InfoFlags>({"info", "--precision", "f32"}).model.precision, Precision::kF32);

@@ -75,6 +75,45 @@ void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target
   }
 }
 
+constexpr std::string_view kRecallHeading = "Recall";
+
+void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
+  RecallConfig& recall = target->config.recall;
+  flags->Heading(std::string(kRecallHeading));
+  flags->Integer(
+      {"--recall-blocks", "K",
+       WithDefault("Evicted blocks that each KV head brings back beside what is resident; 0: off",
+                   recall.blocks)},
+      kAnySize, &recall.blocks);
+  flags->Integer({"--recall-every", "N",
+                  WithDefault("Decode steps from one choice of blocks to the next", recall.every)},
+                 kAnySize, &recall.every);
+  flags->Integer(
+      {"--recall-queries", "N",
+       WithDefault("How many of a chunk's last tokens choose the blocks", recall.queries)},
+      kAnySize, &recall.queries);
+  flags->Text({"--recall-store", "ram|FILE",
+               "Where evicted blocks are kept: in memory, or in a new file that has no name while "
+               "it is used and is gone with the program (default ram)"},
+              &target->recall_store);
+  flags->Bytes({"--recall-limit", "BYTES",
+                "Most memory or disk for evicted blocks, all layers together; the oldest go first "
+                "(default: none)"},
+               &recall.limit_bytes);
+  std::vector<std::string> types = KvTypeNames();
+  types.insert(types.begin(), "auto");
+  flags->Choice(
+      {"--recall-kv-type", "T",
+       fmt::format("How evicted blocks are held: {} (default auto: int8, or as in the cache where "
+                   "that is smaller)",
+                   fmt::join(types, ", "))},
+      types,
+      [](const std::string& name) {
+        return std::make_optional(name == "auto" ? std::nullopt : ParseKvType(name));
+      },
+      &recall.kv_type);
+}
+
 }  // namespace
 
 void AddModelFlags(FlagSet* flags, ModelFlags* target) {
@@ -97,6 +136,7 @@ const std::vector<std::string>& KvTypeNames() {
 
 void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   AddEvictionFlags(flags, choice, target);
+  AddRecallFlags(flags, target);
   CacheConfig& cache = target->config.cache;
   const std::string types = fmt::format("{}", fmt::join(KvTypeNames(), ", "));
   flags->Heading("Cache");
@@ -169,14 +209,21 @@ void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* ta
 
 EngineConfig SettledConfig(const CacheFlags& flags) {
   EngineConfig config = flags.config;
-  if (flags.no_eviction) config.eviction.reset();
+  if (flags.recall_store != "ram") config.recall.store_file = flags.recall_store;
+  if (flags.no_eviction) {
+    config.eviction.reset();
+    config.recall = {};
+  }
   Validate(config);
   return config;
 }
 
 std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const CacheFlags& cache) {
   if (!cache.no_eviction) return {};
-  return flags.GivenUnder(kEvictionHeading);
+  std::vector<std::string> without = flags.GivenUnder(kEvictionHeading);
+  const std::vector<std::string> recall = flags.GivenUnder(kRecallHeading);
+  without.insert(without.end(), recall.begin(), recall.end());
+  return without;
 }
 
 }  // namespace carousel

@@ -26,6 +26,7 @@ struct ModelFlags {
 struct CacheFlags {
   EngineConfig config;
   bool no_eviction = false;
+  std::string recall_store = "ram";  // or a file's name
 };
 
 struct SamplingFlags {

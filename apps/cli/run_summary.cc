@@ -35,6 +35,16 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
     out["grouping"] = Name(config.eviction->grouping);
     out["prompt_eviction"] = Name(config.eviction->prompt_eviction);
   }
+  out["recall_blocks"] = config.recall.blocks;
+  if (config.recall.blocks > 0) {
+    out["recall_every"] = config.recall.every;
+    out["recall_queries"] = config.recall.queries;
+    out["recall_stored_tokens"] = metrics.recall_stored_tokens;
+    out["recall_dropped_tokens"] = metrics.recall_dropped_tokens;
+    out["recall_bytes"] = metrics.recall_bytes;
+    out["recalled_blocks"] = metrics.recalled_blocks;
+    out["recall_seconds"] = metrics.recall_seconds;
+  }
   out["attention_seconds"] = metrics.attention_seconds;
   out["forward_seconds"] = metrics.forward_seconds;
   const ProcessMemory memory = ReadProcessMemory();

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -81,9 +82,25 @@ struct CacheConfig {
   std::int64_t limit_tokens = 0;
 };
 
+// Forgotten is not lost: evicted blocks go to a second tier, and each KV head of each layer brings
+// back for a step those that the step's queries would give most attention to. Recalled blocks stand
+// beside what is resident, in stream order, by query rotation; their keys are never rewritten.
+// Layers with a sliding window recall nothing: what leaves the window cannot be seen.
+struct RecallConfig {
+  std::int64_t blocks = 0;  // that a KV head may bring back at once; 0: off
+  std::int64_t every = 4;   // decode steps from one choice to the next; a prompt chooses per chunk
+  std::int64_t queries = 16;     // how many of a chunk's last queries choose
+  std::string store_file;        // where evicted blocks are kept: a new file; empty: memory
+  std::int64_t limit_bytes = 0;  // of the second tier; the oldest go first; 0: none
+  // How the second tier holds keys and values. nullopt: int8, or as the cache does where that is
+  // int8 or int4.
+  std::optional<KvType> kv_type;
+};
+
 struct EngineConfig {
   CacheConfig cache;
   std::optional<EvictionConfig> eviction = EvictionConfig{};  // nullopt: keep everything
+  RecallConfig recall;                                        // only beside eviction
   std::int64_t chunk_size = 256;  // most tokens of a prompt in one step; at least block_size
 };
 

@@ -91,6 +91,14 @@ struct EngineMetrics {
   std::int64_t cache_bytes = 0;     // of blocks in use
   std::int64_t reserved_bytes = 0;  // that the pool and the open blocks hold
   std::int64_t cache_bytes_per_token = 0;
+  // Recall: what the second tier holds and has dropped because of its limit, in the KV head where
+  // that is most.
+  std::int64_t recall_stored_tokens = 0;
+  std::int64_t recall_dropped_tokens = 0;
+  std::int64_t recall_bytes = 0;       // of the second tier, sketches included
+  std::int64_t recalled_blocks = 0;    // brought back now, over all layers and KV heads
+  double recall_seconds = 0.0;         // storing and choosing; part of attention_seconds but for
+                                       // storing
   double attention_seconds = 0.0;      // inside our attention, since the engine was made
   double forward_seconds = 0.0;        // the model's whole forward, attention included
   Rotation rotation = Rotation::kOff;  // in force: never kAuto

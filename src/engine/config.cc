@@ -64,6 +64,27 @@ void ValidateEviction(const EvictionConfig& eviction, std::int64_t block_size) {
   }
 }
 
+void ValidateRecall(const EngineConfig& config) {
+  const RecallConfig& recall = config.recall;
+  CheckRange("recall_blocks", recall.blocks, 0, 65536);
+  CheckRange("recall_every", recall.every, 1, kLargestSize);
+  CheckRange("recall_queries", recall.queries, 1, kLargestSize);
+  CheckRange("recall_limit", recall.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
+  if (recall.blocks == 0) return;
+  if (!config.eviction) {
+    Refuse("recall_blocks", fmt::format("{} blocks cannot be brought back where nothing is evicted;"
+                                        " use 0, or turn eviction on",
+                                        recall.blocks));
+  }
+  const std::int64_t multiple = recall.kv_type ? KeyTokensMultiple(*recall.kv_type) : 1;
+  if (config.cache.block_size % multiple != 0) {
+    Refuse("recall_kv_type",
+           fmt::format("{} does not go with a block size of {}: it packs {} tokens at a time; use "
+                       "int8, or a block size that is a multiple of {}",
+                       Name(*recall.kv_type), config.cache.block_size, multiple, multiple));
+  }
+}
+
 template <typename Enum>
 using NameTable = std::pair<Enum, std::string_view>;
 
@@ -126,6 +147,7 @@ void Validate(const EngineConfig& config) {
   CheckRange("limit_tokens", cache.limit_tokens, 0, kLargestSize);
   CheckRange("chunk_size", config.chunk_size, cache.block_size, 65536);
   if (config.eviction) ValidateEviction(*config.eviction, cache.block_size);
+  ValidateRecall(config);
 }
 
 std::string_view Name(Aggregation value) { return NameIn(kAggregations, value); }

@@ -259,6 +259,13 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.cache_bytes = cache_.pools().bytes_in_use();
   metrics.reserved_bytes = cache_.pools().bytes_reserved() + cache_.open_bytes();
   metrics.cache_bytes_per_token = cache_.pools().bytes_per_token();
+  if (const Recall* recall = cache_.recall(); recall != nullptr) {
+    metrics.recall_stored_tokens = recall->store().stored_tokens();
+    metrics.recall_dropped_tokens = recall->store().dropped_tokens();
+    metrics.recall_bytes = recall->store().bytes();
+    metrics.recalled_blocks = recall->recalled_blocks();
+    metrics.recall_seconds = recall->seconds();
+  }
   metrics.rotation = settings_.rules.rotation;
   metrics.positions = cache_.tables().mode();
   return metrics;

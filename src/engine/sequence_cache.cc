@@ -48,6 +48,7 @@ SequenceCache::SequenceCache(const EngineSettings& settings,
       open_blocks_.emplace_back(open.bytes());
     }
   }
+  if (!settings_.recall_lanes.empty()) recall_.emplace(settings_, layers_);
   plan_.groups.resize(settings_.groups.size());
   first_group_.assign(layers.size() + 1, 0);
   for (const CacheGroup& group : settings_.groups)
@@ -70,6 +71,13 @@ RotationTable* SequenceCache::RotationOf(std::int64_t group) {
 
 void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> entries) {
   if (entries.empty()) return;
+  if (recall_) {
+    for (const std::int64_t index : entries) {
+      const TableEntry& entry = tables_.table(group).entries()[static_cast<std::size_t>(index)];
+      const BlockPlace place = Place(group, entry);
+      recall_->Store(group_of(group), entry, place.data, *place.shape, RotationOf(group));
+    }
+  }
   tables_.Evict(group, entries, pools_.of(group));
   if (!importance_.empty()) importance_[static_cast<std::size_t>(group)].Erase(entries);
 }
@@ -215,6 +223,7 @@ const StepPlan& SequenceCache::Plan(const StepRequest& request) {
   CAROUSEL_CHECK_GT(request.tokens, 0);
   plan_.tokens = request.tokens;
   plan_.evicted_tokens = Evict(request);
+  if (recall_) recall_->BeginStep(request.is_prompt);
   tables_.BeginStep(request.tokens);
   ExtendRotation();
   plan_.rotated_keys = settings_.rules.rotation == Rotation::kKeys ? RotateKeys() : 0;
@@ -310,6 +319,23 @@ AttentionInput SequenceCache::TaskInput(std::int64_t group, const float* q) {
           .counted_queries = plan_.counted_queries};
 }
 
+// The layer's tasks, with what is recalled beside them.
+void SequenceCache::RunTasks(std::int64_t first_group, std::int64_t groups) {
+  if (!recall_) return attention_.Run(tasks_);
+  const Recall::LayerStep step{.tables = &tables_,
+                               .first_group = first_group,
+                               .groups = std::span(settings_.groups)
+                                             .subspan(static_cast<std::size_t>(first_group),
+                                                      static_cast<std::size_t>(groups)),
+                               .tasks = tasks_,
+                               .rotation = RotationOf(first_group),
+                               .attention = &attention_};
+  const std::span<const AttentionTask> widened = recall_->Widen(step);
+  if (widened.empty()) return attention_.Run(tasks_);
+  attention_.Run(widened);
+  recall_->ShareMass(step);
+}
+
 void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, const float* v,
                            float* out) {
   const std::int64_t first = first_group_[static_cast<std::size_t>(layer)];
@@ -331,7 +357,7 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
     task.output.token_mass = mass.first(tokens);
     mass = mass.subspan(tokens);
   }
-  attention_.Run(tasks_);
+  RunTasks(first, last - first);
   if (importance_.empty()) return;
   for (std::int64_t group = first; group < last; ++group) {
     importance_[static_cast<std::size_t>(group)].Record(
@@ -343,6 +369,7 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
 void SequenceCache::Clear() {
   tables_.Clear(pools_);
   for (ImportanceTracker& tracker : importance_) tracker.Clear();
+  if (recall_) recall_->Clear();
 }
 
 std::int64_t SequenceCache::open_bytes() const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "attention/paged_attention.h"
@@ -11,6 +12,7 @@
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
 #include "carousel/model.h"
+#include "engine/recall.h"
 #include "engine/settings.h"
 #include "eviction/importance.h"
 #include "rope/rotation_table.h"
@@ -77,6 +79,8 @@ class SequenceCache {
   // Key rotation: how far one rewriting moves keys, as |rounded - rotated| / |rotated| over all
   // keys rewritten so far (root mean squares). 0 when none was, and in f32.
   double requantisation_error() const;
+  // nullptr: nothing is recalled.
+  const Recall* recall() const { return recall_ ? &*recall_ : nullptr; }
 
  private:
   std::int64_t Evict(const StepRequest& request);
@@ -87,6 +91,7 @@ class SequenceCache {
   void ExtendRotation();
   void Write(std::int64_t group, const float* k, const float* v);
   void WriteEntry(std::int64_t group, const TableEntry& entry, const float* k, const float* v);
+  void RunTasks(std::int64_t first_group, std::int64_t groups);
   AttentionInput TaskInput(std::int64_t group, const float* q);
   const CacheGroup& group_of(std::int64_t group) const {
     return settings_.groups[static_cast<std::size_t>(group)];
@@ -110,6 +115,7 @@ class SequenceCache {
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
   std::vector<std::int64_t> first_group_;        // [layers + 1], in settings' groups
+  std::optional<Recall> recall_;
   PagedAttention attention_;
   double rewritten_squares_ = 0.0;        // of all keys that key rotation rewrote
   double rewritten_error_squares_ = 0.0;  // of what rounding them again did

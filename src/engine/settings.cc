@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "attention/recall_sketch.h"
 #include "base/check.h"
 #include "cache/plane_layout.h"
 #include "carousel/error.h"
@@ -75,7 +76,8 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
 
   const std::int64_t largest =
       *std::max_element(settings->max_cache_size.begin(), settings->max_cache_size.end());
-  const std::int64_t most = largest + settings->config.chunk_size + block_size;
+  const std::int64_t recalled = settings->config.recall.blocks * block_size;
+  const std::int64_t most = largest + recalled + settings->config.chunk_size + block_size;
   if (spec.trained_window == 0) {
     // Nothing says how far keeping is safe, so compact from the start; angles stay small all the
     // same.
@@ -112,14 +114,45 @@ std::int64_t SettleLimit(const EngineSettings& settings) {
   return limit;
 }
 
-void CheckValueType(KvType type, std::int64_t value_dim) {
+void CheckValueType(std::string_view field, KvType type, std::int64_t value_dim) {
   const std::int64_t multiple = ValueDimMultiple(type);
   if (value_dim % multiple == 0) return;
   throw Error(
-      ErrorCode::kInvalidArgument, "value_type",
+      ErrorCode::kInvalidArgument, field,
       fmt::format("{} needs heads of a multiple of {} numbers, and this model's values have "
                   "{}; use int8",
                   Name(type), multiple, value_dim));
+}
+
+KvType StoredType(const RecallConfig& recall, KvType cached) {
+  if (recall.kv_type) return *recall.kv_type;
+  return cached == KvType::kInt4 ? cached : KvType::kInt8;
+}
+
+void SettleRecall(const ModelSpec& spec, EngineSettings* settings) {
+  const RecallConfig& recall = settings->config.recall;
+  if (recall.blocks == 0) return;
+  if (settings->rules.rotation == Rotation::kKeys) {
+    throw Error(ErrorCode::kInvalidArgument, "recall_blocks",
+                fmt::format("{} blocks cannot be brought back while keys are rewritten: each keeps "
+                            "the position that it was written at; use rotation query, or 0",
+                            recall.blocks));
+  }
+  const CacheConfig& cache = settings->config.cache;
+  for (const AttentionLayerSpec& layer : spec.layers) {
+    if (!Recalls(layer)) continue;
+    const BlockShape shape{.block_size = cache.block_size,
+                           .kv_heads = 1,
+                           .key_dim = layer.key_dim,
+                           .value_dim = layer.value_dim,
+                           .key_type = StoredType(recall, cache.key_type),
+                           .value_type = StoredType(recall, cache.value_type)};
+    CheckValueType("recall_kv_type", shape.value_type, layer.value_dim);
+    for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
+      settings->recall_lanes.push_back(
+          {.shape = shape, .sketch_depth = SketchDepth(layer.key_dim)});
+    }
+  }
 }
 
 }  // namespace
@@ -138,7 +171,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
       MakeCacheGroups(spec.layers, config.eviction ? config.eviction->grouping : Grouping::kLayer);
   for (const CacheGroup& group : settings.groups) {
     const AttentionLayerSpec& layer = spec.layers[static_cast<std::size_t>(group.layer)];
-    CheckValueType(config.cache.value_type, layer.value_dim);
+    CheckValueType("value_type", config.cache.value_type, layer.value_dim);
     settings.shapes.push_back({.block_size = config.cache.block_size,
                                .kv_heads = group.kv_heads,
                                .key_dim = layer.key_dim,
@@ -148,6 +181,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
   }
   if (config.eviction) {
     SettleEviction(spec, probe, &settings);
+    SettleRecall(spec, &settings);
   } else {
     settings.rotation_reason = "nothing is evicted, so nothing has to rotate";
   }

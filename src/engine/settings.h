@@ -10,6 +10,7 @@
 #include "cache/block_shape.h"
 #include "cache/block_table.h"
 #include "cache/cache_group.h"
+#include "cache/recall_store.h"
 #include "carousel/config.h"
 #include "carousel/model.h"
 #include "rope/rope_probe.h"
@@ -28,7 +29,12 @@ struct EngineSettings {
   std::vector<std::int64_t>
       reserved_blocks;           // [groups]: taken at the start, so that nothing fails later
   std::int64_t limit_bytes = 0;  // of the pools, from both limits of the configuration; 0: none
+  // One for each KV head of each layer that recalls, in that order; empty: recall is off.
+  std::vector<RecallLane> recall_lanes;
 };
+
+// What has left a sliding window cannot be seen, so there is nothing to bring back.
+inline bool Recalls(const AttentionLayerSpec& layer) { return layer.sliding_window == 0; }
 
 // Throws carousel::Error for what Validate refuses and for what this model makes impossible. Runs
 // the probe (some dozens of one-token steps) when something may be evicted.

@@ -74,6 +74,12 @@ EngineConfig ReadEngineConfig(Input* input) {
   eviction.grouping = input->Choice<Grouping>(2);
   for (std::uint64_t layers = input->Bits(1) % 4; layers > 0; --layers)
     eviction.layer_max_cache_size.push_back(input->Integer());
+  RecallConfig& recall = config.recall;
+  recall.blocks = input->Integer();
+  recall.every = input->Integer();
+  recall.queries = input->Integer();
+  recall.limit_bytes = input->Integer();
+  if (input->Bits(1) % 2 == 1) recall.kv_type = input->Choice<KvType>(5);
   return config;
 }
 
@@ -119,6 +125,8 @@ void CheckAccepted(const EngineConfig& config) {
   CAROUSEL_CHECK(eviction.pooling_width % 2 == 1);
   for (const std::int64_t size : eviction.layer_max_cache_size)
     CAROUSEL_CHECK(size % block == 0 && size > eviction.start_size + eviction.recent_size);
+  CAROUSEL_CHECK(config.recall.blocks >= 0 && config.recall.limit_bytes >= 0);
+  CAROUSEL_CHECK(config.recall.every > 0 && config.recall.queries > 0);
 }
 
 void CheckAccepted(const SamplingParams& params) {
@@ -137,7 +145,7 @@ void CheckAccepted(const SamplingParams& params) {
 std::vector<std::string> FuzzSeeds() {
   // Each number below 128 stands for its eightfold: blocks of 32, 32/128/672, chunks of 256.
   const std::string config{4, 1, 1, 0, 0, 32, 1, 4, 16, 84, 1, 1, static_cast<char>(0x80),
-                           7, 0, 0, 1, 2, 0,  0};
+                           7, 0, 0, 1, 2, 0,  0, 0, 1,  1,  2, 0, 0};
   const std::string sampling{32, 5, 58, 3, 70, 0, 0, 32, 2};
   return {config + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
 }

@@ -30,6 +30,7 @@ struct NaiveGroup {
   std::int64_t first_kv_head = 0;
   AttentionLayerSpec spec;
   std::vector<ReferenceToken> tokens;
+  std::vector<ReferenceToken> evicted;        // in stream order
   std::map<std::int64_t, NaiveBlock> blocks;  // by logical block
 
   // Row `row` of q, k, v or out, whose heads all have `dim` columns; the group's columns of it.
@@ -106,27 +107,126 @@ class NaiveCache final : public AttentionCallback {
       token.value.assign(value, value + spec.kv_heads * spec.value_dim);
       kept.push_back(std::move(token));
     }
-    for (std::size_t i = 0; i < kept.size(); ++i) {
-      kept[i].attention =
-          mode_ == PositionPolicy::kKeep ? kept[i].logical : Position{static_cast<std::int64_t>(i)};
+    ReferenceOutput all{
+        .out = {},
+        .mass = std::vector<double>(static_cast<std::size_t>(tokens) * kept.size(), 0.0)};
+    for (std::int64_t head = 0; head < spec.kv_heads; ++head) {
+      const AttentionLayerSpec head_spec = HeadOf(spec, head);
+      std::vector<ReferenceQuery> queries;
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        const Position logical{length_ - tokens + t};
+        ReferenceQuery query{.written = logical, .attention = {}, .logical = logical};
+        const float* row = group.Columns(q, t, whole.query_heads, per_kv_head, spec.key_dim) +
+                           head * per_kv_head * spec.key_dim;
+        query.query.assign(row, row + per_kv_head * spec.key_dim);
+        queries.push_back(std::move(query));
+      }
+      const ReferenceOutput result = AttendHead(head_spec, HeadOf(kept, spec, head),
+                                                HeadOf(group.evicted, spec, head), queries);
+      const auto width = static_cast<std::ptrdiff_t>(per_kv_head * spec.value_dim);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        const auto from = result.out.begin() + t * width;
+        std::copy(
+            from, from + width,
+            group.Columns(out, t, whole.query_heads, per_kv_head, spec.value_dim) + head * width);
+      }
+      for (std::size_t i = 0; i < all.mass.size(); ++i) all.mass[i] += result.mass[i];
     }
-    std::vector<ReferenceQuery> queries;
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const ReferenceToken& self = kept[kept.size() - static_cast<std::size_t>(tokens - t)];
-      ReferenceQuery query{
-          .written = self.logical, .attention = self.attention, .logical = self.logical};
-      const float* row = group.Columns(q, t, whole.query_heads, per_kv_head, spec.key_dim);
-      query.query.assign(row, row + spec.query_heads * spec.key_dim);
-      queries.push_back(std::move(query));
+    Vote(group, all);
+  }
+
+  static AttentionLayerSpec HeadOf(const AttentionLayerSpec& spec, std::int64_t head) {
+    AttentionLayerSpec one = spec;
+    one.query_heads = spec.query_heads / spec.kv_heads;
+    one.kv_heads = 1;
+    if (!spec.alibi_slopes.empty()) {
+      const auto first = spec.alibi_slopes.begin() + head * one.query_heads;
+      one.alibi_slopes.assign(first, first + one.query_heads);
+    }
+    return one;
+  }
+
+  static std::vector<ReferenceToken> HeadOf(const std::vector<ReferenceToken>& tokens,
+                                            const AttentionLayerSpec& spec, std::int64_t head) {
+    std::vector<ReferenceToken> of_head = tokens;
+    for (ReferenceToken& token : of_head) {
+      const auto key = token.key.begin() + head * spec.key_dim;
+      const auto value = token.value.begin() + head * spec.value_dim;
+      token.key = std::vector<double>(key, key + spec.key_dim);
+      token.value = std::vector<double>(value, value + spec.value_dim);
+    }
+    return of_head;
+  }
+
+  // Gives each token its place among `tokens`, which are in stream order.
+  void Place(std::vector<ReferenceToken>* tokens) const {
+    for (std::size_t i = 0; i < tokens->size(); ++i) {
+      ReferenceToken& token = (*tokens)[i];
+      token.attention =
+          mode_ == PositionPolicy::kKeep ? token.logical : Position{static_cast<std::int64_t>(i)};
+    }
+  }
+
+  // The newest tokens are the queries' own.
+  static void Place(const std::vector<ReferenceToken>& tokens,
+                    std::vector<ReferenceQuery>* queries) {
+    for (std::size_t i = 0; i < queries->size(); ++i)
+      (*queries)[i].attention = tokens[tokens.size() - queries->size() + i].attention;
+  }
+
+  // One KV head over what it keeps and what it recalls. The mass is that of what it keeps.
+  ReferenceOutput AttendHead(const AttentionLayerSpec& spec, std::vector<ReferenceToken> kept,
+                             const std::vector<ReferenceToken>& evicted,
+                             std::vector<ReferenceQuery> queries) const {
+    const std::vector<std::int64_t> chosen = Choose(spec, kept, evicted, queries);
+    const auto is_chosen = [&](const ReferenceToken& token) {
+      return std::find(chosen.begin(), chosen.end(), BlockOf(token)) != chosen.end();
+    };
+    std::copy_if(evicted.begin(), evicted.end(), std::back_inserter(kept), is_chosen);
+    std::sort(kept.begin(), kept.end(),
+              [](const ReferenceToken& left, const ReferenceToken& right) {
+                return left.logical < right.logical;
+              });
+    Place(&kept);
+    Place(kept, &queries);
+    ReferenceOutput result = ReferenceAttention(spec, rope_, kept, queries);
+    std::vector<double> mass;
+    for (std::size_t i = 0; i < result.mass.size(); ++i) {
+      if (!is_chosen(kept[i % kept.size()])) mass.push_back(result.mass[i]);
+    }
+    result.mass = std::move(mass);
+    return result;
+  }
+
+  // The evicted blocks that would get most mass from the last queries, each weighed where it could
+  // stand farthest off.
+  std::vector<std::int64_t> Choose(const AttentionLayerSpec& spec, std::vector<ReferenceToken> kept,
+                                   const std::vector<ReferenceToken>& evicted,
+                                   std::vector<ReferenceQuery> queries) const {
+    if (config_.recall.blocks == 0) return {};
+    Place(&kept);
+    Place(kept, &queries);
+    const auto voters = std::min(std::ssize(queries), config_.recall.queries);
+    queries.erase(queries.begin(), queries.end() - voters);
+    const std::size_t resident = kept.size();
+    for (ReferenceToken token : evicted) {
+      token.attention = mode_ == PositionPolicy::kKeep
+                            ? token.logical
+                            : Position{token.logical.value % config_.cache.block_size};
+      kept.push_back(std::move(token));
     }
     const ReferenceOutput result = ReferenceAttention(spec, rope_, kept, queries);
-    const auto width = static_cast<std::ptrdiff_t>(spec.query_heads * spec.value_dim);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const auto from = result.out.begin() + t * width;
-      std::copy(from, from + width,
-                group.Columns(out, t, whole.query_heads, per_kv_head, spec.value_dim));
+    std::map<std::int64_t, double> masses;
+    for (std::size_t i = 0; i < result.mass.size(); ++i) {
+      const std::size_t token = i % kept.size();
+      if (token >= resident) masses[BlockOf(kept[token])] += result.mass[i];
     }
-    Vote(group, result);
+    std::vector<std::int64_t> blocks;
+    for (const auto& [block, mass] : masses) blocks.push_back(block);
+    std::sort(blocks.begin(), blocks.end(),
+              [&](std::int64_t left, std::int64_t right) { return masses[left] > masses[right]; });
+    blocks.resize(std::min(blocks.size(), static_cast<std::size_t>(config_.recall.blocks)));
+    return blocks;
   }
 
   std::int64_t BlockOf(const ReferenceToken& token) const {
@@ -190,7 +290,13 @@ class NaiveCache final : public AttentionCallback {
         }
       }
       if (worst < 0) return;
-      std::erase_if(kept, [&](const ReferenceToken& token) { return BlockOf(token) == worst; });
+      const auto is_worst = [&](const ReferenceToken& token) { return BlockOf(token) == worst; };
+      std::copy_if(kept.begin(), kept.end(), std::back_inserter(group.evicted), is_worst);
+      std::sort(group.evicted.begin(), group.evicted.end(),
+                [](const ReferenceToken& left, const ReferenceToken& right) {
+                  return left.logical < right.logical;
+                });
+      std::erase_if(kept, is_worst);
       group.blocks.erase(worst);
     }
   }
@@ -292,6 +398,22 @@ TEST(NaiveEngine, SameLikelihoodsOverRandomScenarios) {
   for (int i = 0; i < RandomCases(40); ++i) {
     SCOPED_TRACE(i);
     const Scenario s = RandomScenario(&generator);
+    Compare(s, &generator);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Blocks enough to weigh every candidate by its keys, so that both choose by the same numbers.
+TEST(NaiveEngine, SameLikelihoodsWithRecall) {
+  std::mt19937_64 generator(43);
+  for (int i = 0; i < RandomCases(20); ++i) {
+    SCOPED_TRACE(i);
+    Scenario s = RandomScenario(&generator);
+    s.config.eviction->rotation = Rotation::kQuery;
+    s.model.trained_window = generator() % 2 == 0 ? 300 : 1000;
+    s.config.recall = {.blocks = s.tokens / s.config.cache.block_size / 4 + 1,
+                       .queries = generator() % 2 == 0 ? 1 : 8,
+                       .kv_type = KvType::kF32};
     Compare(s, &generator);
     if (HasFatalFailure()) return;
   }

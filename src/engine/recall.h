@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Recall for one sequence: evicted blocks go to the second tier, and in each step every KV head
+// attends to the few of them that its queries would give most attention to, beside what is
+// resident.
+//
+// A choice is made for each chunk of a prompt, by its last queries, and for every n-th token of an
+// answer. Coarse first: sketches name a few times as many blocks as are wanted. Then exactly: the
+// attention that these and the resident blocks would get together, each query head's own softmax
+// over both, summed over the KV head's query heads and the queries. A candidate is weighed at the
+// farthest place that it could take, before all that is resident, so that angles stay inside the
+// trained window. What is recalled is read where it lies and stands in stream order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/paged_attention.h"
+#include "cache/block_table.h"
+#include "cache/cache_group.h"
+#include "cache/recall_store.h"
+#include "carousel/model.h"
+#include "engine/settings.h"
+#include "rope/rotation_table.h"
+
+namespace carousel {
+
+class Recall {
+ public:
+  // `layers` outlive it. Throws as RecallStore.
+  Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
+
+  // Takes a copy of a full block that the group's table is about to lose. Throws as
+  // RecallStore::Add.
+  void Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,
+             const BlockShape& shape, RotationTable* rotation);
+  // Before a step's layers.
+  void BeginStep(bool is_prompt);
+  void Clear();
+
+  // One layer of a step.
+  struct LayerStep {
+    const SequenceTables* tables = nullptr;
+    std::int64_t first_group = 0;          // of the layer
+    std::span<const CacheGroup> groups;    // the layer's
+    std::span<const AttentionTask> tasks;  // [groups]: what would run without recall
+    RotationTable* rotation = nullptr;     // null: nothing rotates
+    PagedAttention* attention = nullptr;
+  };
+  // The layer's tasks with what is recalled, one for each KV head; valid until the next call. Empty
+  // where nothing is recalled: then the step's own tasks are to run.
+  std::span<const AttentionTask> Widen(const LayerStep& step);
+  // After the widened tasks have run: adds up the mass of resident blocks in the step's own tasks,
+  // and credits recalled blocks with theirs.
+  void ShareMass(const LayerStep& step);
+
+  const RecallStore& store() const { return store_; }
+  std::int64_t recalled_blocks() const;        // now, over all layers and KV heads
+  double seconds() const { return seconds_; }  // spent on storing and choosing
+
+ private:
+  // A block that a KV head has chosen; the slot may meanwhile hold another.
+  struct Choice {
+    std::int64_t slot = 0;
+    Position logical;
+  };
+  // One KV head of the layer at hand.
+  struct Head {
+    std::int64_t lane = 0;
+    std::int64_t group = 0;                  // in LayerStep::groups
+    std::int64_t head = 0;                   // in the group's blocks
+    std::vector<std::int64_t> candidates;    // slots, in stream order
+    std::vector<RecalledBlock> recalled;     // likewise, of what is brought back
+    std::vector<std::int64_t> slots;         // [recalled]
+    std::vector<BlockPlacement> placements;  // of all blocks
+    std::vector<AttentionBlock> blocks;      // likewise
+    std::vector<float> mass;                 // [blocks * block_size]
+  };
+  void ListHeads(const LayerStep& step);
+  void Choose(const LayerStep& step);
+  void FindCandidates(const LayerStep& step, Head* head) const;
+  void PlaceCandidates(const LayerStep& step, Head* head) const;
+  void KeepHeaviest(const Head& head);
+  void MergeChoice(const LayerStep& step, Head* head) const;
+  AttentionBlock StoredAt(const Head& head, std::int64_t slot, const BlockPlacement& place) const;
+  void Extend(RotationTable* rotation) const;
+
+  RecallConfig config_;
+  std::int64_t block_size_;
+  std::vector<std::int64_t> first_lane_;  // [layers], of the layer's KV heads; -1: never recalls
+  RecallStore store_;
+  std::vector<std::vector<Choice>> choices_;  // [lanes], in stream order
+  bool chooses_ = true;                       // in this step
+  std::int64_t decode_steps_ = 0;             // since the last prompt
+  std::vector<Head> heads_;                   // of the layer at hand
+  std::vector<AttentionTask> tasks_;          // likewise
+  std::vector<float> sketch_;
+  double seconds_ = 0.0;
+};
+
+}  // namespace carousel

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Recall through the engine. tests/golden compares its choice and its positions with a naive one.
+#include "engine/recall.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <random>
+
+#include "carousel/engine.h"
+#include "carousel/error.h"
+#include "engine/tiny_model.h"
+
+namespace carousel {
+namespace {
+
+constexpr std::int64_t kVocabulary = 61;
+
+std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<TokenId>(generator() % kVocabulary));
+  return tokens;
+}
+
+EngineConfig Config(std::int64_t recall_blocks) {
+  EngineConfig config;
+  config.cache = {.block_size = 8, .key_type = KvType::kF32, .value_type = KvType::kF32};
+  config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
+  config.recall = {.blocks = recall_blocks, .every = 1, .queries = 4, .kv_type = KvType::kF32};
+  config.chunk_size = 16;
+  return config;
+}
+
+std::unique_ptr<Engine> Make(const EngineConfig& config, const TinyModelOptions& model = {}) {
+  return Engine::Create(std::make_unique<TinyModel>(model), config);
+}
+
+// The likelihoods of a prompt, then the logarithms of the likelihood of each token of an answer.
+std::vector<double> Scores(Engine* engine, std::int64_t prompt, std::int64_t answer = 40) {
+  engine->Submit({.prompt = Tokens(prompt, 7),
+                  .max_new_tokens = answer,
+                  .ignore_end_tokens = true,
+                  .score_prompt = true});
+  std::vector<double> results;
+  while (engine->HasWork()) {
+    const StepResult step = engine->Step();
+    results.insert(results.end(), step.negative_log_likelihood.begin(),
+                   step.negative_log_likelihood.end());
+    if (step.sampled) results.push_back(static_cast<double>(step.sampled->logprob));
+  }
+  return results;
+}
+
+double LargestDifference(const std::vector<double>& left, const std::vector<double>& right) {
+  EXPECT_EQ(left.size(), right.size());
+  double largest = 0.0;
+  for (std::size_t i = 0; i < left.size(); ++i)
+    largest = std::max(largest, std::abs(left[i] - right[i]));
+  return largest;
+}
+
+// With room for everything and positions kept, recall brings the whole cache back.
+TEST(Recall, EqualsTheWholeCacheWhenAllIsRecalled) {
+  for (const Grouping grouping : {Grouping::kLayer, Grouping::kHead}) {
+    EngineConfig config = Config(1000);
+    config.eviction->positions = PositionPolicy::kKeep;
+    config.eviction->grouping = grouping;
+    EngineConfig whole = Config(0);
+    whole.eviction.reset();
+    const auto engine = Make(config);
+    const std::vector<double> recalled = Scores(engine.get(), 300);
+    EXPECT_LT(LargestDifference(recalled, Scores(Make(whole).get(), 300)), 1e-3);
+    // And that is not because nothing was evicted.
+    EXPECT_GT(LargestDifference(recalled, Scores(Make([&] {
+                                                   EngineConfig none = config;
+                                                   none.recall = {};
+                                                   return none;
+                                                 }())
+                                                     .get(),
+                                                 300)),
+              1e-2);
+    const EngineMetrics metrics = engine->metrics();
+    EXPECT_EQ(metrics.recall_stored_tokens, metrics.evicted_tokens);
+    EXPECT_EQ(metrics.recalled_blocks * 8, metrics.recall_stored_tokens * 2 * 2);
+  }
+}
+
+TEST(Recall, AFileGivesTheSameBitsAsMemory) {
+  EngineConfig config = Config(3);
+  const std::vector<double> memory = Scores(Make(config).get(), 300);
+  config.recall.store_file = (std::filesystem::temp_directory_path() /
+                              ("carousel_recall_test_" + std::to_string(getpid())))
+                                 .string();
+  EXPECT_EQ(Scores(Make(config).get(), 300), memory);
+  EXPECT_FALSE(std::filesystem::exists(config.recall.store_file));
+}
+
+TEST(Recall, SmallCodesComeClose) {
+  EngineConfig config = Config(1000);
+  const std::vector<double> exact = Scores(Make(config, {.trained_window = 16384}).get(), 200, 1);
+  config.recall.kv_type = KvType::kInt8;
+  EXPECT_LT(LargestDifference(exact, Scores(Make(config, {.trained_window = 16384}).get(), 200, 1)),
+            0.05);
+}
+
+TEST(Recall, ChoosesEveryNthStepOfAnAnswer) {
+  EngineConfig config = Config(2);
+  config.recall.every = 5;
+  const auto engine = Make(config);
+  engine->Submit({.prompt = Tokens(200, 3), .max_new_tokens = 60, .ignore_end_tokens = true});
+  while (engine->HasWork()) engine->Step();
+  EXPECT_EQ(engine->metrics().recalled_blocks, 2 * 2 * 2);
+  EXPECT_GT(engine->metrics().recall_seconds, 0.0);
+}
+
+TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
+  EngineConfig config = Config(2);
+  std::int64_t round = 0;
+  {
+    TinyModel model({});
+    EngineConfig one = config;
+    round = RecallStore({.lanes = Settle(model, one).recall_lanes}).bytes_per_round();
+  }
+  config.recall.limit_bytes = 5 * round;
+  const auto engine = Make(config);
+  Scores(engine.get(), 300);
+  const EngineMetrics metrics = engine->metrics();
+  EXPECT_EQ(metrics.recall_stored_tokens, 5 * 8);
+  EXPECT_EQ(metrics.recall_dropped_tokens, metrics.evicted_tokens - 5 * 8);
+  EXPECT_GT(metrics.recall_bytes, 0);
+  engine->Reset();
+  EXPECT_EQ(engine->metrics().recall_stored_tokens, 0);
+  EXPECT_EQ(engine->metrics().recalled_blocks, 0);
+}
+
+TEST(Recall, IsTheSameAfterAReset) {
+  const auto engine = Make(Config(3));
+  const std::vector<double> first = Scores(engine.get(), 300);
+  engine->Reset();
+  EXPECT_EQ(Scores(engine.get(), 300), first);
+}
+
+// Angles stay inside the window on a stream many times as long.
+TEST(Recall, RunsFarPastTheTrainedWindow) {
+  for (const KvType type : {KvType::kF16, KvType::kInt8, KvType::kInt4}) {
+    EngineConfig config = Config(3);
+    config.cache = {.block_size = 16, .key_type = type, .value_type = type};
+    config.eviction = EvictionConfig{.start_size = 16, .recent_size = 16, .max_cache_size = 64};
+    config.recall.kv_type.reset();
+    const auto engine = Make(config, {.trained_window = 160});
+    for (const double value : Scores(engine.get(), 1200)) ASSERT_TRUE(std::isfinite(value));
+    EXPECT_EQ(engine->metrics().positions, PositionPolicy::kCompact);
+  }
+}
+
+TEST(Recall, LayersWithASlidingWindowRecallNothing) {
+  const auto engine = Make(Config(2), {.sliding_window = {32, 0}});
+  Scores(engine.get(), 300);
+  EXPECT_EQ(engine->metrics().recalled_blocks, 2 * 2);  // of the other layer's two heads
+}
+
+void ExpectRefused(const EngineConfig& config, const std::string& field,
+                   const TinyModelOptions& model = {}) {
+  try {
+    Make(config, model);
+    FAIL() << "accepted " << field;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.field(), field) << error.what();
+  }
+}
+
+TEST(Recall, RefusesWhatCannotWork) {
+  EngineConfig keys = Config(2);
+  keys.eviction->rotation = Rotation::kKeys;
+  ExpectRefused(keys, "recall_blocks");
+  EngineConfig whole = Config(2);
+  whole.eviction.reset();
+  ExpectRefused(whole, "recall_blocks");
+  ExpectRefused(Config(-1), "recall_blocks");
+  // 48 resident, 16 of a chunk, 8 for a block begun, 56 recalled: 128 positions.
+  EXPECT_NO_THROW(Make(Config(7), {.trained_window = 128}));
+  ExpectRefused(Config(8), "max_cache_size", {.trained_window = 128});
+  EngineConfig every = Config(2);
+  every.recall.every = 0;
+  ExpectRefused(every, "recall_every");
+  EngineConfig queries = Config(2);
+  queries.recall.queries = 0;
+  ExpectRefused(queries, "recall_queries");
+  EngineConfig limit = Config(2);
+  limit.recall.limit_bytes = 100;
+  ExpectRefused(limit, "recall_limit");
+  EngineConfig type = Config(2);
+  type.recall.kv_type = KvType::kInt4;
+  ExpectRefused(type, "recall_kv_type");
+  EngineConfig file = Config(2);
+  file.recall.store_file = "/no/such/folder/file";
+  ExpectRefused(file, "recall_store");
+}
+
+}  // namespace
+}  // namespace carousel
