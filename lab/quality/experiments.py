@@ -31,7 +31,8 @@ class Section:
 class Size:
     """How much of everything."""
 
-    cases: int
+    cases: int  # of each task
+    policy_cases: int  # the same where every policy is run
     length: int
     closeness_prompts: int
     forced_tokens: int
@@ -41,9 +42,9 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(3, 1024, 2, 16, 12288, 1, 0),
-    "normal": Size(8, 2048, 6, 32, 100_000, 5, 3),
-    "full": Size(30, 4096, 24, 64, 100_000, 20, 10),
+    "quick": Size(3, 3, 1024, 2, 16, 12288, 0, 0),
+    "normal": Size(8, 5, 2048, 6, 32, 100_000, 5, 3),
+    "full": Size(30, 20, 4096, 24, 64, 100_000, 20, 10),
 }
 
 
@@ -249,7 +250,7 @@ def rivals(lab):
         for setting in settings:
             found.genai(setting, budget)
             close.genai(setting, budget)
-        if lab.size_name != "quick":
+        if share == 4:
             close.add_greedy(ours, settings[:1], budget)
         theirs = [name for name in settings if name in found.arms and name in close.arms]
         if theirs:
@@ -280,7 +281,7 @@ def budgets(lab):
     curves = {}
     for share, budget in budgets_of(size.length, shares).items():
         at = f"{budget} of {size.length} tokens (1/{share})"
-        found = Comparison(lab, tasks, size.length, size.cases)
+        found = Comparison(lab, tasks, size.length, size.policy_cases)
         close = Closeness(lab, size.length, size.closeness_prompts, size.forced_tokens)
         found.carousel("whole cache", WHOLE)
         for policy in policies:
@@ -477,7 +478,7 @@ def later_turns(lab):
         "chooses by that question: its row has the conversation so far as one prompt, and holds all of it at its peak.")
     with_recall = lab.program.knows("--recall-blocks")
     for length, cases in ((4096 if lab.size_name != "quick" else 1536, size.cases), (16384, size.long_cases)):
-        if lab.size_name == "quick" and length > 4096:
+        if not cases:
             continue
         found = Comparison(lab, ("later_passkey",), length, cases)
         if length <= lab.trained_window // 2:

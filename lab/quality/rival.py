@@ -20,6 +20,9 @@ from pathlib import Path
 import numpy
 
 SCALE = 0.9  # keeps the second logit below the forced token's
+# Of the number that is carried out: the divergence moves it by WIDTH, agreement by a half, and the margin keeps
+# rounding from taking the one for the other.
+MARGIN, WIDTH = 0.05, 0.4
 
 
 # What is compared, by name: aggregation, KVCrush, rotation.
@@ -35,13 +38,13 @@ RIVALS = {
 
 def packed(divergence, agrees):
     """Two figures as one number in [0, 1)."""
-    return (agrees + divergence / (1 + divergence)) / 2
+    return agrees / 2 + MARGIN + WIDTH * divergence / (1 + divergence)
 
 
 def unpacked(value):
     """The inverse: divergence and agreement."""
     agrees = value >= 0.5
-    share = min(max(2 * value - agrees, 0.0), 1 - 1e-7)
+    share = min(max((value - agrees / 2 - MARGIN) / WIDTH, 0.0), 1 - 1e-7)
     return share / (1 - share), bool(agrees)
 
 
@@ -77,15 +80,20 @@ def add_tail(model, first_positions, forced, reference):
         return op.topk(rows, op.constant(1), -1, "max", "none", "i64").output(1)
 
     agrees = op.convert(op.equal(likeliest(expected), likeliest(here)), ov.Type.f32)
-    one, half = op.constant(numpy.float32(1)), op.constant(numpy.float32(0.5))
-    value = op.multiply(op.add(agrees, op.divide(divergence, op.add(divergence, one))), half)
-    second = op.log(op.add(op.multiply(value, op.constant(numpy.float32(SCALE))), op.constant(numpy.float32(1e-30))))
+
+    def number(value):
+        return op.constant(numpy.float32(value))
+
+    one = number(1)
+    share = op.divide(divergence, op.add(divergence, one))
+    value = op.add(op.add(op.multiply(agrees, number(0.5)), number(MARGIN)), op.multiply(share, number(WIDTH)))
+    second = op.log(op.multiply(value, number(SCALE)))
     # One-hot rows: the forced token, and the one behind it, round the vocabulary's end.
     other = op.mod(op.add(token, op.constant(1, ov.Type.i64)), op.constant(vocabulary, ov.Type.i64))
-    none = op.constant(numpy.float32(0))
+    none = number(0)
     is_forced = op.one_hot(token, op.constant(vocabulary), one, none, -1)
     is_other = op.one_hot(other, op.constant(vocabulary), one, none, -1)
-    floor = op.multiply(op.subtract(op.add(is_forced, is_other), one), op.constant(numpy.float32(1e4)))
+    floor = op.multiply(op.subtract(op.add(is_forced, is_other), one), number(1e4))
     told = op.add(floor, op.multiply(is_other, second))
     shaped = op.reshape(told, op.shape_of(logits), False)
     result.input(0).replace_source_output(shaped.output(0))
