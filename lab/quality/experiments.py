@@ -95,7 +95,8 @@ class Comparison:
         self.cases = {task: generate(task, cases, length, lab.haystack(haystacks.get(task, lab.usual_haystack(task))),
                                      lab.tokens.count) for task in tasks}
         self.arms = {}  # name: {task: [score of each judged turn]}
-        self.peaks = {}  # name: bytes
+        self.peaks = {}  # name: bytes of the cache
+        self.stores = {}  # name: bytes of what recall keeps beside it
         self.failures = {}
 
     @property
@@ -118,11 +119,16 @@ class Comparison:
                    for case in cases for index in case.judged]
             for task, cases in self.cases.items()}
         self.peaks[name] = max(turn["peak_cache_bytes"] for lines in turns.values() for turn in lines)
+        self.stores[name] = max(turn.get("peak_recall_bytes") or 0 for lines in turns.values() for turn in lines)
+
+    def memory(self, name):
+        store = f" + {self.stores[name] / 1e6:.1f} stored" if self.stores[name] else ""
+        return f"{self.peaks[name] / 1e6:.1f}{store}"
 
     def table(self, title, ceiling="whole cache"):
         rows = []
         for name, scores in self.arms.items():
-            rows.append([name, *(score_cell(scores[task]) for task in self.cases), f"{self.peaks[name] / 1e6:.1f}"])
+            rows.append([name, *(score_cell(scores[task]) for task in self.cases), self.memory(name)])
         for name, reason in self.failures.items():
             rows.append([name, *["failed"] * len(self.cases), reason[:90]])
         columns = ["", *self.cases, "peak cache, MB"]
@@ -244,6 +250,10 @@ def rivals(lab):
         ours = {"default, capped": capped(budget), "default, at_end": capped(budget, "--prompt-eviction", "at_end")}
         if lab.program.knows("--recall-blocks"):
             ours["default, capped, recall"] = capped(budget, *RECALL)
+            # As many tokens in all: what is recalled comes out of what is resident.
+            if budget - RECALLED_BLOCKS // 2 * BLOCK >= START + 3 * BLOCK:
+                ours["capped, recall, equal attention"] = capped(budget - RECALLED_BLOCKS // 2 * BLOCK,
+                                                  "--recall-blocks", RECALLED_BLOCKS // 2)
         for name, flags in ours.items():
             found.carousel(name, flags)
             close.carousel(name, flags)
@@ -259,7 +269,7 @@ def rivals(lab):
                 f"At {at}, {name}: KL {mean(close.kl(name)):.3f} against {mean(close.kl(best)):.3f} of {best}, found "
                 + ", ".join(f"{mean(found.arms[name][task]):.2f} against at most "
                             f"{max(mean(found.arms[other][task]) for other in theirs):.2f} of {task}" for task in tasks)
-                + f"; peak {found.peaks[name] / 1e6:.0f} against {found.peaks[best] / 1e6:.0f} MB."
+                + f"; peak {found.memory(name)} against {found.memory(best)} MB."
                 for name in ours if name in close.arms and name in found.arms]
         section.tables += [found.table(f"Found, {at}"), close.table(f"Closeness, {at}")]
         for name in ours:

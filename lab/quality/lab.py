@@ -2,6 +2,7 @@
 """Runs cells: conversations, distributions and streams under one setting each; finished ones are not run again."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ def last_words(result):
     lines = [line for line in result.stderr.strip().splitlines() if not line.startswith(("[ERROR]", " "))]
     raised = [i for i, line in enumerate(lines) if line.split(":")[0].endswith("Error")]
     said = " ".join(line for line in lines[raised[-1]:] if line) if raised else (lines or [""])[-1]
-    return said[-300:] or f"exit status {result.returncode}"
+    said = re.sub(r"failed at \S+/", "failed at ", said)
+    return said[:300] or f"exit status {result.returncode}"
 
 
 class Lab:
@@ -91,8 +93,9 @@ class Lab:
             turns = {}
             for line in lines[:-1]:
                 turns.setdefault(line["id"], []).append(
-                    {key: line[key] for key in ("text", "token_ids", "prompt_tokens", "peak_cache_bytes",
-                                                "evicted_tokens", "decode_seconds", "prompt_seconds")})
+                    {key: line.get(key) for key in ("text", "token_ids", "prompt_tokens", "peak_cache_bytes",
+                                                "peak_recall_bytes", "evicted_tokens", "decode_seconds",
+                                                "prompt_seconds")})
             return {"turns": turns}
 
         return self._cell("tasks", name, {"tasks": digest(tasks), "flags": list(map(str, flags))}, run)
