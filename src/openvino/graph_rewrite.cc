@@ -20,7 +20,9 @@
 #include "carousel/error.h"
 #include "openvino/attention_node.h"
 #include "openvino/constants.h"
+#include "openvino/fuse_projections.h"
 #include "openvino/model_files.h"
+#include "openvino/one_token_branch.h"
 
 namespace carousel {
 namespace {
@@ -225,8 +227,10 @@ RewrittenGraph RewriteAttention(ov::Core& core, std::shared_ptr<ov::Model> model
   const auto logits = KeepLogitsOnly(*graph.model);
   KeepInputsThatAreRead(graph);
   GatherLogitRows(*graph.model, logits);
+  FuseProjections(*graph.model);
   graph.model->validate_nodes_and_infer_types();
   graph.vocabulary_size = VocabularySize(*logits);
+  graph.model = WithOneTokenBranch(graph.model);
   return graph;
 }
 

@@ -14,7 +14,8 @@
 
 namespace carousel {
 
-// Names of the rewritten graph's inputs, i64 unless said otherwise, and of its output.
+// Names of the rewritten graph's inputs, i64 unless said otherwise, and of its output. There is
+// kOneTokenInput (one_token_branch.h) besides.
 inline constexpr const char* kTokenIdsInput = "input_ids";        // [T]
 inline constexpr const char* kPositionIdsInput = "position_ids";  // [T]
 inline constexpr const char* kLogitRowsInput = "logit_rows";      // [R], rows of T
@@ -37,7 +38,8 @@ struct RewrittenGraph {
 
 // Rewrites `model` in place: SDPAToPagedAttention flattens it to one sequence of tokens, and each
 // of that pass's nodes becomes an AttentionOp. No keys or values are kept as state: the callback in
-// the slot owns the past. Throws carousel::Error (kModel, "model") naming the node for whatever
+// the slot owns the past. Projections of the same rows become one, and steps of one token get a
+// branch of their own. Throws carousel::Error (kModel, "model") naming the node for whatever
 // cannot be carried over exactly: no attention, attention that the pass or MeasureMasks do not
 // understand, inputs that a text stream cannot give, state that is not attention's.
 RewrittenGraph RewriteAttention(ov::Core& core, std::shared_ptr<ov::Model> model,

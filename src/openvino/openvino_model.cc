@@ -15,6 +15,7 @@
 #include "openvino/attention_op.h"
 #include "openvino/graph_rewrite.h"
 #include "openvino/model_files.h"
+#include "openvino/one_token_branch.h"
 
 namespace carousel {
 namespace {
@@ -67,7 +68,10 @@ class OpenVinoModel final : public Model {
         token_ids_(request_, kTokenIdsInput),
         position_ids_(request_, kPositionIdsInput),
         logit_rows_(request_, kLogitRowsInput),
-        context_length_(ov::element::i32, ov::Shape{}) {}
+        context_length_(ov::element::i32, ov::Shape{}),
+        is_one_token_(ov::element::boolean, ov::Shape{1}) {
+    request_.set_tensor(kOneTokenInput, is_one_token_);
+  }
 
   const ModelSpec& spec() const override { return spec_; }
 
@@ -113,6 +117,7 @@ class OpenVinoModel final : public Model {
   }
 
   void SetInputs(const ForwardInput& input) {
+    *is_one_token_.data<bool>() = input.token_ids.size() == 1 && input.logit_rows.size() == 1;
     token_ids_.Set(input.token_ids);
     logit_rows_.Set(input.logit_rows);
     if (reads_positions_) position_ids_.Set(input.position_ids);
@@ -133,6 +138,7 @@ class OpenVinoModel final : public Model {
   GrowingInput position_ids_;
   GrowingInput logit_rows_;
   ov::Tensor context_length_;  // []
+  ov::Tensor is_one_token_;    // [1]
 };
 
 ov::AnyMap CompileProperties(const OpenVinoModelOptions& options) {
