@@ -134,52 +134,78 @@ HWY_INLINE void Fetch(const Ahead& ahead, std::int64_t begin, std::int64_t end) 
   for (; begin < end; begin += kCacheLine) hwy::Prefetch(ahead.data + begin);
 }
 
+// Few rows leave the multiply-adds waiting for one another: then every second step has sums of its
+// own.
+template <int kRows>
+inline constexpr int kChains = kRows <= 3 ? 2 : 1;
+
+// Step k of a product: row k of a pair of B's columns times column k of A.
+template <int kRows, class D, class Rows>
+HWY_INLINE void AddStep(D d, const LeftRows& a, std::int64_t k, const Rows& b, std::int64_t column,
+                        hn::Vec<D>* HWY_RESTRICT first_sums, hn::Vec<D>* HWY_RESTRICT second_sums) {
+  hn::Vec<D> first_column;
+  hn::Vec<D> second_column;
+  b.LoadPair(d, k, column, first_column, second_column);
+#pragma GCC unroll 12
+  for (int row = 0; row < kRows; ++row) {
+    const auto factor = hn::Set(d, a.first[row * a.stride + k]);
+    first_sums[row] = hn::MulAdd(factor, first_column, first_sums[row]);
+    if constexpr (Rows::kIsPacked) {
+      const auto second_factor = hn::Set(d, a.second[row * a.stride + k]);
+      second_sums[row] = hn::MulAdd(second_factor, second_column, second_sums[row]);
+    } else {
+      second_sums[row] = hn::MulAdd(factor, second_column, second_sums[row]);
+    }
+  }
+}
+
 // Both vectors of a pair for kRows rows.
 template <int kRows, bool kFetch, class D, class Rows>
 HWY_INLINE void MultiplyPairs(D d, const LeftRows& a, std::int64_t depth, const Rows& b,
                               std::int64_t column, const ResultRows& c) {
   const std::int64_t second = b.SecondColumn(d);
-  hn::Vec<D> first_sums[kRows];
-  hn::Vec<D> second_sums[kRows];
-#pragma GCC unroll 12
-  for (int row = 0; row < kRows; ++row) {
-    first_sums[row] = hn::Zero(d);
-    second_sums[row] = hn::Zero(d);
-  }
-  const float* HWY_RESTRICT first_factors = a.first;
-  const float* HWY_RESTRICT second_factors = a.second;
-  const std::int64_t row_bytes = b.row_bytes();
-  for (std::int64_t k = 0; k < depth; ++k) {
-    if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, (k + 1) * row_bytes);
-    hn::Vec<D> first_column;
-    hn::Vec<D> second_column;
-    b.LoadPair(d, k, column, first_column, second_column);
+  hn::Vec<D> first_sums[kChains<kRows>][kRows];
+  hn::Vec<D> second_sums[kChains<kRows>][kRows];
+#pragma GCC unroll 2
+  for (int chain = 0; chain < kChains<kRows>; ++chain) {
 #pragma GCC unroll 12
     for (int row = 0; row < kRows; ++row) {
-      const auto factor = hn::Set(d, first_factors[row * a.stride + k]);
-      first_sums[row] = hn::MulAdd(factor, first_column, first_sums[row]);
-      if constexpr (Rows::kIsPacked) {
-        const auto second_factor = hn::Set(d, second_factors[row * a.stride + k]);
-        second_sums[row] = hn::MulAdd(second_factor, second_column, second_sums[row]);
-      } else {
-        second_sums[row] = hn::MulAdd(factor, second_column, second_sums[row]);
-      }
+      first_sums[chain][row] = hn::Zero(d);
+      second_sums[chain][row] = hn::Zero(d);
     }
   }
-  if constexpr (kFetch) Fetch(b.ahead, depth * row_bytes, b.ahead.bytes);
+  const std::int64_t row_bytes = b.row_bytes();
+  std::int64_t k = 0;
+  for (; k + kChains<kRows> <= depth; k += kChains<kRows>) {
+    if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, (k + kChains<kRows>)*row_bytes);
+#pragma GCC unroll 2
+    for (int chain = 0; chain < kChains<kRows>; ++chain)
+      AddStep<kRows>(d, a, k + chain, b, column, first_sums[chain], second_sums[chain]);
+  }
+  if constexpr (kChains<kRows> == 2) {
+    if (k < depth) AddStep<kRows>(d, a, k, b, column, first_sums[0], second_sums[0]);
+#pragma GCC unroll 12
+    for (int row = 0; row < kRows; ++row) {
+      first_sums[0][row] = hn::Add(first_sums[0][row], first_sums[1][row]);
+      second_sums[0][row] = hn::Add(second_sums[0][row], second_sums[1][row]);
+    }
+  }
+  if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, b.ahead.bytes);
   float* HWY_RESTRICT to = c.base + column;
 #pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row, to += c.stride) {
+    auto first_sum = first_sums[0][row];
+    auto second_sum = second_sums[0][row];
     if (c.column_scale != nullptr) {
-      first_sums[row] = hn::Mul(first_sums[row], hn::LoadU(d, c.column_scale + column));
-      second_sums[row] = hn::Mul(second_sums[row], hn::LoadU(d, c.column_scale + column + second));
+      first_sum = hn::Mul(first_sum, hn::LoadU(d, c.column_scale + column));
+      second_sum = hn::Mul(second_sum, hn::LoadU(d, c.column_scale + column + second));
     }
     if (c.accumulate) {
-      first_sums[row] = hn::Add(first_sums[row], hn::LoadU(d, to));
-      second_sums[row] = hn::Add(second_sums[row], hn::LoadU(d, to + second));
+      first_sum = hn::Add(first_sum, hn::LoadU(d, to));
+      second_sum = hn::Add(second_sum, hn::LoadU(d, to + second));
     }
-    hn::StoreU(first_sums[row], d, to);
-    hn::StoreU(second_sums[row], d, to + second);
+    hn::StoreU(first_sum, d, to);
+    hn::StoreU(second_sum, d, to + second);
   }
 }
 

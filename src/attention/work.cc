@@ -8,7 +8,9 @@ namespace carousel {
 namespace {
 
 // A tile's scores should stay in a core's second-level cache beside the blocks that pass by.
-constexpr std::int64_t kTileScoreBytes = 256 * 1024;
+// 48 rows over 2,048 tokens; a longer context is split.
+constexpr std::int64_t kTileScoreBytes = 384 * 1024;
+// Whole multiples of the inner loop's rows on every instruction set (12 and 6).
 constexpr std::int64_t kMostTileRows = 48;
 // Up to so many rows of all KV heads together, a block's keys cost more to fetch than to multiply.
 constexpr std::int64_t kFewRows = 64;
@@ -57,13 +59,7 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
   const std::int64_t columns = blocks * input.block_size;
   const std::int64_t rows = input.queries * group;
   WorkPlan plan;
-  const std::int64_t fitting =
-      kTileScoreBytes / (columns * static_cast<std::int64_t>(sizeof(float)));
-  // Whole multiples of the inner loop's rows on every instruction set (8 and 6 rows) while they
-  // fit.
-  plan.tile_rows =
-      fitting >= kMostTileRows ? kMostTileRows : std::max<std::int64_t>(8, fitting / 8 * 8);
-  plan.tile_rows = std::min(plan.tile_rows, rows);
+  plan.tile_rows = std::min(kMostTileRows, rows);
   const std::int64_t tiles = (rows + plan.tile_rows - 1) / plan.tile_rows;
   const std::int64_t kv_heads = input.kv_heads;
   const bool few_rows = tiles == 1 && kv_heads * rows <= kFewRows;
@@ -71,13 +67,11 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
   plan.group_heads = few_rows ? kv_heads : 1;
   const std::int64_t parallel = kv_heads / plan.group_heads * tiles;
   const std::int64_t useful = std::max<std::int64_t>(1, blocks / kFewestSplitBlocks);
-  if (parallel < wanted_groups)
-    plan.splits = std::clamp<std::int64_t>((wanted_groups + parallel - 1) / parallel, 1, useful);
-  if (few_rows) {
-    const std::int64_t score_bytes =
-        kv_heads * rows * columns * static_cast<std::int64_t>(sizeof(float));
-    plan.splits = std::clamp(score_bytes / kTileScoreBytes, plan.splits, useful);
-  }
+  const std::int64_t score_bytes =
+      plan.group_heads * plan.tile_rows * columns * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t fitting = (score_bytes + kTileScoreBytes - 1) / kTileScoreBytes;
+  plan.splits = std::clamp<std::int64_t>(
+      std::max((wanted_groups + parallel - 1) / parallel, fitting), 1, useful);
   plan.groups = parallel * plan.splits;
   for (std::int64_t head = 0; head < kv_heads; ++head) {
     for (std::int64_t tile = tiles - 1; tile >= 0; --tile) {  // the longest rows first
@@ -104,14 +98,14 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
 }
 
 void KeepCountedWeights(const AttentionInput& input, const WorkItem& item, const float* weights,
-                        const PartialOutput& to) {
+                        std::int64_t stride, const PartialOutput& to) {
   const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
   const std::int64_t first_counted = (input.queries - input.counted_queries) * group;
   const std::int64_t block_size = input.block_size;
   const std::int64_t columns = (item.last_block - item.first_block) * block_size;
   for (std::int64_t row = std::max(item.first_row, first_counted); row < item.last_row; ++row) {
     float* kept = to.counted_weights + (row - first_counted) * to.columns;
-    std::memcpy(kept + item.first_block * block_size, weights + (row - item.first_row) * columns,
+    std::memcpy(kept + item.first_block * block_size, weights + (row - item.first_row) * stride,
                 static_cast<std::size_t>(columns) * sizeof(float));
     const std::int64_t covered_end = item.covered_last_block * block_size;
     for (std::int64_t c = item.last_block * block_size; c < covered_end; ++c) kept[c] = 0.0F;

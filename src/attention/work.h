@@ -98,8 +98,8 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
 std::int64_t WorkOf(const AttentionInput& input);
 
 // Copies the item's rows that belong to counted queries to where the mass is gathered from; the
-// split's blocks in the tile's future become 0.
+// split's blocks in the tile's future become 0. `weights` are [rows, stride].
 void KeepCountedWeights(const AttentionInput& input, const WorkItem& item, const float* weights,
-                        const PartialOutput& to);
+                        std::int64_t stride, const PartialOutput& to);
 
 }  // namespace carousel

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two products of attention on one block: queries with its keys, weights with its values. Codes
+// are multiplied as they are where few rows read them, and converted once for many.
+//
+// Per-target include guard, as Highway asks of code that is compiled once per instruction set.
+#if defined(CAROUSEL_ATTENTION_BLOCK_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef CAROUSEL_ATTENTION_BLOCK_PRODUCTS_INL_H_
+#undef CAROUSEL_ATTENTION_BLOCK_PRODUCTS_INL_H_
+#else
+#define CAROUSEL_ATTENTION_BLOCK_PRODUCTS_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "attention/paged_attention.h"
+#include "attention/row_product-inl.h"
+#include "attention/widen_plane-inl.h"
+#include "attention/work.h"
+#include "base/aligned_buffer.h"
+#include "base/check.h"
+#include "cache/plane_layout.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace carousel {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+inline constexpr std::int64_t kOffsetLanes = 8;
+
+// What a thread needs for the work items of one group.
+struct ItemScratch {
+  AlignedBuffer<float> queries;  // [items, rows, key_dim], as the model rotated them
+  AlignedBuffer<float> rotated;  // likewise, for the blocks at hand
+  AlignedBuffer<float> scores;   // [items, rows, ScoreStride]
+  // Queries or weights with a block's scales multiplied in: [2, rows, key_dim or block_size].
+  AlignedBuffer<float> folded;
+  AlignedBuffer<float> scales;   // a block's int4 scales and offsets as floats
+  AlignedBuffer<float> plane;    // planes as floats, where many rows read them
+  AlignedBuffer<float> offsets;  // [items, 2, rows, kOffsetLanes]: what int4 values' offsets add
+};
+
+inline void HalvesToFloats(const std::uint16_t* from, std::int64_t count, float* to) {
+  WidenRow(reinterpret_cast<const hwy::float16_t*>(from), count, 1.0F, to);
+}
+
+// folded = query * scales; returns query . offsets. The inner loop then sees codes alone:
+// q . (s c + o) = (q s) . c + q . o.
+inline float FoldKeyScales(const float* query, std::int64_t dim, const float* scales,
+                           const float* offsets, float* folded) {
+  const hn::ScalableTag<float> full;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
+  auto sums = hn::Zero(full);
+  std::int64_t i = 0;
+  for (; i + lanes <= dim; i += lanes) {
+    const auto q = hn::LoadU(full, query + i);
+    hn::StoreU(hn::Mul(q, hn::LoadU(full, scales + i)), full, folded + i);
+    sums = hn::MulAdd(q, hn::LoadU(full, offsets + i), sums);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(full, sums));
+  for (; i < dim; ++i) {
+    folded[i] = query[i] * scales[i];
+    total += query[i] * offsets[i];
+  }
+  return total;
+}
+
+// to[row] = weights[row] * scales, over a block's tokens.
+inline void FoldTokenScales(const float* weights, std::int64_t stride, std::int64_t rows,
+                            std::int64_t tokens, const float* scales, std::int64_t to_stride,
+                            float* to) {
+  const hn::CappedTag<float, 8> eight;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(eight));
+  for (std::int64_t row = 0; row < rows; ++row, weights += stride, to += to_stride) {
+    std::int64_t i = 0;
+    for (; i + lanes <= tokens; i += lanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(eight, scales + i), hn::LoadU(eight, weights + i)), eight,
+                 to + i);
+    }
+    for (; i < tokens; ++i) to[i] = scales[i] * weights[i];
+  }
+}
+
+// totals[row] += weights * offsets, lane by lane, over a block's tokens; the lanes are summed when
+// all blocks are through.
+inline void AddTokenOffsets(const float* weights, std::int64_t stride, std::int64_t rows,
+                            std::int64_t tokens, const float* offsets, float* totals) {
+  const hn::CappedTag<float, kOffsetLanes> eight;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(eight));
+  for (std::int64_t row = 0; row < rows; ++row, weights += stride, totals += kOffsetLanes) {
+    std::int64_t i = 0;
+    auto sums = hn::LoadU(eight, totals);
+    for (; i + lanes <= tokens; i += lanes) {
+      sums = hn::MulAdd(hn::LoadU(eight, offsets + i), hn::LoadU(eight, weights + i), sums);
+    }
+    hn::StoreU(sums, eight, totals);
+    for (; i < tokens; ++i) totals[0] += offsets[i] * weights[i];
+  }
+}
+
+// Planes are fetched so many bytes ahead of their use: enough to cover the time that memory takes,
+// little enough to stay in the first-level cache until then. By measurement.
+inline constexpr std::uint32_t kBytesAhead = 12 * 1024;
+
+// A plane of a group's items, counted in the order in which they are read: block by block, and
+// within a block head by head, which is how they lie in memory.
+struct PlaneIndex {
+  std::int64_t block = 0;
+  std::int64_t item = 0;
+};
+
+inline PlaneIndex PlaneAhead(const WorkGroup& group, std::int64_t block, std::int64_t item,
+                             std::size_t plane_bytes) {
+  const auto bytes = static_cast<std::uint32_t>(plane_bytes);
+  const std::int64_t planes = std::max<std::uint32_t>(1, kBytesAhead / bytes);
+  if (group.count == 1) return {block + planes, 0};
+  return {block + (item + planes) / group.count, (item + planes) % group.count};
+}
+
+inline Ahead ValuesOf(const AttentionInput& input, const WorkGroup& group, PlaneIndex plane) {
+  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(plane.block)];
+  return {from.data + from.shape->value_offset(from.first_head + group.item(plane.item).kv_head),
+          static_cast<std::int64_t>(from.shape->value_plane_bytes())};
+}
+
+// What to fetch while the keys of a block are multiplied: later keys, then the first values.
+inline Ahead KeysAhead(const AttentionInput& input, const WorkGroup& group, std::int64_t block,
+                       std::int64_t item) {
+  const WorkItem& first = group.item(0);
+  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(block)].shape;
+  PlaneIndex next = PlaneAhead(group, block, item, shape.key_plane_bytes());
+  if (next.block >= first.last_block) {
+    next.block = std::min(first.first_block + next.block - first.last_block, block);
+    return ValuesOf(input, group, next);
+  }
+  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(next.block)];
+  return {from.data + from.shape->key_offset(from.first_head + group.item(next.item).kv_head),
+          static_cast<std::int64_t>(from.shape->key_plane_bytes())};
+}
+
+// Likewise beside its values.
+inline Ahead ValuesAhead(const AttentionInput& input, const WorkGroup& group, std::int64_t block,
+                         std::int64_t item) {
+  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(block)].shape;
+  const PlaneIndex next = PlaneAhead(group, block, item, shape.value_plane_bytes());
+  return next.block < group.item(0).last_block ? ValuesOf(input, group, next) : Ahead{};
+}
+
+// multiply(elements) with a plane of one of the types that the inner loop reads as they are: all
+// but int4.
+template <class Multiply>
+inline void WithElements(KvType type, const std::byte* plane, const Multiply& multiply) {
+  switch (type) {
+    case KvType::kF32:
+      return multiply(reinterpret_cast<const float*>(plane));
+    case KvType::kF16:
+      return multiply(reinterpret_cast<const hwy::float16_t*>(plane));
+    case KvType::kBf16:
+      return multiply(reinterpret_cast<const hwy::bfloat16_t*>(plane));
+    case KvType::kInt8:
+      return multiply(reinterpret_cast<const std::int8_t*>(plane));
+    case KvType::kInt4:
+      break;
+  }
+  CAROUSEL_CHECK(false);
+}
+
+// From so many rows on it pays to convert a plane before it is multiplied, and not once per tile.
+inline constexpr std::int64_t kManyRows = 2 * kTileRows;
+
+// The keys of a plane, [key_dim, block_size], to scratch->plane; without int8's scales.
+inline void WidenKeys(const AttentionInput& input, const BlockShape& shape, const std::byte* plane,
+                      const Ahead& ahead, ItemScratch* scratch) {
+  Fetch(ahead, 0, ahead.bytes);
+  float* to = scratch->plane.data();
+  if (shape.key_type != KvType::kInt4) {
+    return WithElements(shape.key_type, plane, [&](const auto* elements) {
+      WidenRows(elements, shape.key_dim, input.block_size, nullptr, to);
+    });
+  }
+  float* scales = scratch->scales.data();
+  HalvesToFloats(ScalesOfInt4(plane, input.block_size, shape.key_dim), 4 * shape.key_dim, scales);
+  const NibbleRows codes{reinterpret_cast<const std::uint8_t*>(plane), input.block_size, {}};
+  WidenNibbles(codes, shape.key_dim, scales, shape.key_dim, to);
+}
+
+// The values of a block, [block.tokens, value_dim].
+inline void WidenValues(const AttentionInput& input, const WorkItem& item,
+                        const AttentionBlock& block, const Ahead& ahead, ItemScratch* scratch,
+                        float* to) {
+  Fetch(ahead, 0, ahead.bytes);
+  const BlockShape& shape = *block.shape;
+  const std::int64_t dim = shape.value_dim;
+  const std::byte* plane = block.data + shape.value_offset(block.first_head + item.kv_head);
+  if (shape.value_type != KvType::kInt4) {
+    const float* scales =
+        shape.value_type == KvType::kInt8 ? ScalesOfInt8(plane, input.block_size, dim) : nullptr;
+    return WithElements(shape.value_type, plane, [&](const auto* elements) {
+      WidenRows(elements, block.tokens, dim, scales, to);
+    });
+  }
+  float* scales = scratch->scales.data();
+  HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * input.block_size, scales);
+  const NibbleRows codes{reinterpret_cast<const std::uint8_t*>(plane), dim, {}};
+  WidenNibbles(codes, block.tokens, scales, input.block_size, to);
+}
+
+// scores[rows, block_size] = queries . the block's keys.
+inline void ScoreBlock(const AttentionInput& input, const WorkItem& item,
+                       const AttentionBlock& block, const float* queries, std::int64_t stride,
+                       const Ahead& ahead, float* scores, ItemScratch* scratch) {
+  const BlockShape& shape = *block.shape;
+  const std::int64_t rows = item.last_row - item.first_row;
+  const std::int64_t dim = shape.key_dim;
+  const std::byte* plane = block.data + shape.key_offset(block.first_head + item.kv_head);
+  LeftRows a{queries, queries, dim};
+  ResultRows c{scores, stride, false, nullptr};
+  if (shape.key_type == KvType::kInt8) c.column_scale = ScalesOfInt8(plane, input.block_size, dim);
+  if (rows >= kManyRows && shape.key_type != KvType::kF32) {
+    WidenKeys(input, shape, plane, ahead, scratch);
+    const ElementRows keys{scratch->plane.data(), input.block_size, input.block_size};
+    return RowProduct(a, rows, dim, keys, c);
+  }
+  if (shape.key_type == KvType::kInt4) {
+    float* scales = scratch->scales.data();
+    float* folded = scratch->folded.data();  // [2, rows, dim]
+    HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * dim, scales);
+    const std::int64_t half_block = input.block_size / 2;
+    for (std::int64_t half = 0; half < 2; ++half) {
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const float offset =
+            FoldKeyScales(queries + row * dim, dim, scales + half * dim, scales + (2 + half) * dim,
+                          folded + (half * rows + row) * dim);
+        std::fill_n(scores + row * stride + half * half_block, half_block, offset);
+      }
+    }
+    a.first = folded;
+    a.second = folded + rows * dim;
+    c.accumulate = true;
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
+    return RowProduct(a, rows, dim, NibbleRows{codes, input.block_size, ahead}, c);
+  }
+  WithElements(shape.key_type, plane, [&](const auto* elements) {
+    RowProduct(a, rows, dim, ElementRows{elements, input.block_size, input.block_size, ahead}, c);
+  });
+}
+
+// out[rows, value_dim] += weights . the block's values. What int4 offsets add goes to `offsets`,
+// [2, rows, kOffsetLanes]. Slots that were never written may hold anything, NaN too: they are not
+// read.
+inline void WeighBlock(const AttentionInput& input, const WorkItem& item,
+                       const AttentionBlock& block, const float* weights, std::int64_t stride,
+                       const Ahead& ahead, float* out, float* offsets, ItemScratch* scratch) {
+  const BlockShape& shape = *block.shape;
+  const std::int64_t rows = item.last_row - item.first_row;
+  const std::int64_t dim = shape.value_dim;
+  const std::byte* plane = block.data + shape.value_offset(block.first_head + item.kv_head);
+  LeftRows a{weights, weights, stride};
+  const ResultRows c{out, dim, true, nullptr};
+  float* folded = scratch->folded.data();  // [1 or 2, rows, block_size]
+  if (shape.value_type == KvType::kInt4) {
+    float* scales = scratch->scales.data();
+    HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * input.block_size, scales);
+    for (std::int64_t half = 0; half < 2; ++half) {
+      FoldTokenScales(weights, stride, rows, block.tokens, scales + half * input.block_size,
+                      input.block_size, folded + half * rows * input.block_size);
+      AddTokenOffsets(weights, stride, rows, block.tokens, scales + (2 + half) * input.block_size,
+                      offsets + half * rows * kOffsetLanes);
+    }
+    a = {folded, folded + rows * input.block_size, input.block_size};
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
+    return RowProduct(a, rows, block.tokens, NibbleRows{codes, dim, ahead}, c);
+  }
+  if (shape.value_type == KvType::kInt8) {
+    FoldTokenScales(weights, stride, rows, block.tokens, ScalesOfInt8(plane, input.block_size, dim),
+                    input.block_size, folded);
+    a = {folded, folded, input.block_size};
+  }
+  WithElements(shape.value_type, plane, [&](const auto* elements) {
+    RowProduct(a, rows, block.tokens, ElementRows{elements, dim, dim, ahead}, c);
+  });
+}
+
+// Adds each row's sum of offsets to the half of the dimensions that it belongs to.
+inline void AddOffsetTotals(const float* totals, std::int64_t rows, std::int64_t dim, float* out) {
+  for (std::int64_t half = 0; half < 2; ++half) {
+    for (std::int64_t row = 0; row < rows; ++row, totals += kOffsetLanes) {
+      float total = 0.0F;
+      for (std::int64_t lane = 0; lane < kOffsetLanes; ++lane) total += totals[lane];
+      if (total == 0.0F) continue;
+      float* to = out + row * dim + half * (dim / 2);
+      for (std::int64_t i = 0; i < dim / 2; ++i) to[i] += total;
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace carousel
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
