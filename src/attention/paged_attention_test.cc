@@ -325,6 +325,38 @@ TEST(PagedAttention, EqualsDenseOnEveryTarget) {
   hwy::SetSupportedTargetsForTest(0);
 }
 
+// Every kind of layer with every kind of head size, none left to chance.
+TEST(PagedAttention, EveryKindOfLayerAndHeadSizeOnEveryTarget) {
+  for (const auto target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    std::mt19937_64 generator(29);
+    for (const std::int64_t dim : {32, 40, 64, 72, 80, 96, 112, 128, 160, 192, 256}) {
+      for (unsigned kinds = 0; kinds < 16; ++kinds) {
+        SCOPED_TRACE(::testing::Message() << "head size " << dim << ", kinds " << kinds);
+        Case c = RandomCase(&generator);
+        c.layer.key_dim = c.shape.key_dim = dim;
+        c.layer.value_dim = c.shape.value_dim = dim;
+        c.layer.scale = 1.0F / std::sqrt(static_cast<float>(dim));
+        c.rope = {.rotated_dims = dim, .frequencies = PlainFrequencies(10000.0, dim)};
+        // One query as in decode, or more rows than a tile has.
+        c.queries = kinds % 3 == 0 ? 40 : 1;
+        c.counted = std::min<std::int64_t>(c.queries, 8);
+        const auto heads = static_cast<std::size_t>(c.layer.query_heads);
+        c.layer.sliding_window = (kinds & 1U) != 0 ? 37 : 0;
+        c.layer.soft_cap = (kinds & 2U) != 0 ? 3.0F : 0.0F;
+        c.layer.alibi_slopes.assign((kinds & 4U) != 0 ? heads : 0, 0.1F);
+        c.layer.sinks.assign((kinds & 8U) != 0 ? heads : 0, 0.7F);
+        RandomSequence sequence(c, generator());
+        sequence.Grow();
+        sequence.Check();
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
 // Blocks of codes, and the same blocks as the floats that the codes stand for.
 class CodedBlocks {
  public:
