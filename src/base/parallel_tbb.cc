@@ -11,7 +11,7 @@
 
 namespace carousel {
 
-void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& task) {
+void ParallelFor(std::int64_t count, TaskRef task) {
   if (count <= 1) {
     if (count == 1) task(0);
     return;

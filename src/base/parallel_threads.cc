@@ -31,7 +31,7 @@ class ThreadPool {
 
   std::int64_t width() const { return static_cast<std::int64_t>(workers_.size()) + 1; }
 
-  void Run(std::int64_t count, const std::function<void(std::int64_t)>& task) {
+  void Run(std::int64_t count, const TaskRef& task) {
     const std::lock_guard one_loop(loop_mutex_);
     {
       const std::lock_guard lock(mutex_);
@@ -49,14 +49,14 @@ class ThreadPool {
   }
 
  private:
-  void Drain(const std::function<void(std::int64_t)>& task, std::int64_t count) {
+  void Drain(const TaskRef& task, std::int64_t count) {
     for (std::int64_t i = next_++; i < count; i = next_++) task(i);
   }
 
   void Work(const std::stop_token& stop) {
     std::int64_t seen = 0;
     while (true) {
-      const std::function<void(std::int64_t)>* task = nullptr;
+      const TaskRef* task = nullptr;
       std::int64_t count = 0;
       {
         std::unique_lock lock(mutex_);
@@ -81,7 +81,7 @@ class ThreadPool {
   std::mutex mutex_;       // guards all below but next_
   std::condition_variable_any wake_;
   std::condition_variable done_;
-  const std::function<void(std::int64_t)>* task_ = nullptr;
+  const TaskRef* task_ = nullptr;
   std::int64_t count_ = 0;
   std::int64_t generation_ = 0;
   std::int64_t busy_ = 0;
@@ -102,7 +102,7 @@ std::unique_ptr<ThreadPool>& Pool() {
 
 }  // namespace
 
-void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& task) {
+void ParallelFor(std::int64_t count, TaskRef task) {
   if (count <= 1 || ThreadPool::inside_ || Pool()->width() == 1) {
     for (std::int64_t i = 0; i < count; ++i) task(i);
     return;
