@@ -1,55 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes as settings: Validate accepts them or throws Error, and what it accepts keeps its promises.
-#include <bit>
-#include <cstring>
-
 #include "base/check.h"
 #include "carousel/config.h"
 #include "carousel/engine.h"
 #include "carousel/error.h"
+#include "fuzz/fuzz_input.h"
 #include "fuzz/fuzz_target.h"
 
 namespace carousel {
 namespace {
 
-// Takes values off the front of the input; zeros after its end.
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-
-  std::uint64_t Bits(std::size_t bytes) {
-    std::uint64_t bits = 0;
-    const std::size_t taken = std::min(bytes, size_);
-    if (taken > 0) std::memcpy(&bits, data_, taken);
-    data_ += taken;
-    size_ -= taken;
-    return bits;
-  }
-
-  // Any number, and often a plausible one: the first byte says how the rest is read.
-  std::int64_t Integer() {
-    const std::uint64_t kind = Bits(1);
-    if (kind < 128) return static_cast<std::int64_t>(kind) * 8;
-    if (kind < 192) return static_cast<std::int64_t>(Bits(2)) - 1000;
-    return std::bit_cast<std::int64_t>(Bits(8));
-  }
-
-  double Real() {
-    const std::uint64_t kind = Bits(1);
-    return kind < 128 ? static_cast<double>(kind) / 64.0 : std::bit_cast<double>(Bits(8));
-  }
-
-  template <typename Enum>
-  Enum Choice(int values) {
-    return static_cast<Enum>(Bits(1) % static_cast<std::uint64_t>(values));
-  }
-
- private:
-  const std::uint8_t* data_;
-  std::size_t size_;
-};
-
-EngineConfig ReadEngineConfig(Input* input) {
+EngineConfig ReadEngineConfig(FuzzInput* input) {
   EngineConfig config;
   config.cache.block_size = input->Integer();
   config.cache.key_type = input->Choice<KvType>(5);
@@ -83,7 +44,7 @@ EngineConfig ReadEngineConfig(Input* input) {
   return config;
 }
 
-SamplingParams ReadSamplingParams(Input* input) {
+SamplingParams ReadSamplingParams(FuzzInput* input) {
   SamplingParams params;
   params.temperature = input->Real();
   params.top_k = input->Integer();
@@ -154,7 +115,7 @@ std::vector<std::string> FuzzSeeds() {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace carousel;
-  Input input(data, size);
+  FuzzInput input(data, size);
   const EngineConfig config = ReadEngineConfig(&input);
   if (Accepts(config)) CheckAccepted(config);
   const SamplingParams params = ReadSamplingParams(&input);
