@@ -19,6 +19,7 @@
 #include "cli/whole_file.h"
 #include "measure/attention_load.h"
 #include "measure/contender.h"
+#include "measure/eviction_cost.h"
 #include "measure/machine_speed.h"
 #include "measure/our_attention.h"
 
@@ -35,6 +36,8 @@ constexpr std::int64_t kCacheTimes = 4;
 constexpr std::int64_t kMostBytes = std::int64_t{512} << 20;
 // Prompts are bound by arithmetic: as many layers as make a run long enough to be timed.
 constexpr double kFlopsOfRun = 8e9;
+// One at the start, one that is recent, and two to choose from.
+constexpr std::int64_t kFewestBlocksToEvict = 4;
 
 struct PhaseOfContext {
   bool is_decode = true;
@@ -103,6 +106,7 @@ class AttentionBench {
       if (flags_.decode) RunPhase({.is_decode = true, .context = context, .queries = 1});
       const std::int64_t queries = flags_.queries > 0 ? flags_.queries : context;
       if (flags_.prompt) RunPhase({.is_decode = false, .context = context, .queries = queries});
+      if (flags_.eviction) RunEvictions(context);
     }
     if (file_) file_->Write(lines_);
   }
@@ -111,12 +115,15 @@ class AttentionBench {
   using Contenders = std::vector<std::unique_ptr<AttentionContender>>;
 
   void RunPhase(const PhaseOfContext& phase);
+  void RunEvictions(std::int64_t context);
   Contenders MakeContenders(const AttentionLoad& load);
   void AddRivals(const AttentionLoad& load, Contenders* contenders);
   void ReportMachine();
   void ReportHeading(const PhaseOfContext& phase, const AttentionShape& shape);
   void Report(const PhaseOfContext& phase, const AttentionContender::Facts& facts,
               const Figures& figures);
+  void ReportEviction(std::int64_t context, KvType type, Rotation rotation,
+                      const EvictionCost& cost);
   void AddLine(const ordered_json& object) { lines_ += object.dump() + "\n"; }
 
   const BenchAttentionFlags& flags_;
@@ -155,6 +162,56 @@ void AttentionBench::RunPhase(const PhaseOfContext& phase) {
     const AttentionContender::Facts& facts = contenders[i]->facts();
     Report(phase, facts, FiguresOf(facts, shape, spreads[i]));
   }
+}
+
+void AttentionBench::RunEvictions(std::int64_t context) {
+  AttentionShape shape = model_shape_;
+  shape.context = context;
+  shape.queries = shape.block_size;
+  shape.layers = 1;
+  if (context < kFewestBlocksToEvict * shape.block_size) {
+    throw Error(ErrorCode::kInvalidArgument, "contexts",
+                fmt::format("{} tokens leave nothing to evict; use at least {}", context,
+                            kFewestBlocksToEvict * shape.block_size));
+  }
+  const AttentionLoad load = MakeAttentionLoad(shape, 0);
+  progress_.Hide();
+  if (table_)
+    console_->out.Write(
+        fmt::format("\neviction: a block out of {} tokens\n{:<9} {:<5} {:>13} {:>26} {:>15}\n",
+                    Grouped(context), "rotation", "cache", "us per layer", "(least to most)",
+                    "rewritten keys"));
+  for (const KvType type : flags_.kv_types) {
+    for (const Rotation rotation : {Rotation::kQuery, Rotation::kKeys}) {
+      const EvictionCost cost =
+          MeasureEviction(load, type, rotation, flags_.rounds, [&](std::int64_t round) {
+            progress_.Show(fmt::format(
+                "eviction out of {} tokens: {}", Grouped(context),
+                round == 0 ? std::string("filling the cache") : fmt::format("round {}", round)));
+          });
+      progress_.Hide();
+      ReportEviction(context, type, rotation, cost);
+    }
+  }
+}
+
+void AttentionBench::ReportEviction(std::int64_t context, KvType type, Rotation rotation,
+                                    const EvictionCost& cost) {
+  const Spread& seconds = cost.seconds;
+  if (table_) {
+    console_->out.Write(fmt::format(
+        "{:<9} {:<5} {:>13.2f} {:>26} {:>15}\n", Name(rotation), Name(type), 1e6 * seconds.median,
+        fmt::format("({:.2f} to {:.2f})", 1e6 * seconds.least, 1e6 * seconds.most),
+        Grouped(cost.rewritten_keys)));
+  }
+  AddLine({{"type", "eviction"},
+           {"rotation", Name(rotation)},
+           {"context", context},
+           {"kv_type", Name(type)},
+           {"seconds", seconds.median},
+           {"seconds_least", seconds.least},
+           {"seconds_most", seconds.most},
+           {"rewritten_keys", cost.rewritten_keys}});
 }
 
 AttentionBench::Contenders AttentionBench::MakeContenders(const AttentionLoad& load) {

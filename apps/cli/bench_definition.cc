@@ -31,11 +31,15 @@ attention mass of the last 8 queries, by which blocks are evicted; the new token
 beforehand. The time of openvino includes writing the new tokens to its cache; it gives no scores, and has
 no shifts.
 
+--phase eviction times the planning of a step that evicts one block of a cache as large as the context, with
+query rotation, which rewrites no keys, and with key rotation.
+
 The whole sweep takes minutes; give fewer contexts or kinds of cache for less.
 
 Examples:
   carousel bench attention --json attention.jsonl
   carousel bench attention --phase decode --contexts 512,4096 --kv-types f16,int8 --shifts none,2,every_block
+  carousel bench attention --phase eviction --contexts 512,4096
   carousel bench attention --phase prompt --contexts 8192 --queries 256 --no-openvino)";
 
 constexpr const char* kModelFooter = R"(
@@ -73,7 +77,7 @@ class BenchAttentionCommand : public CommandDefinition {
  public:
   explicit BenchAttentionCommand(CLI::App* app) : CommandDefinition(app) {
     flags().Heading("Work");
-    flags().Text({"--phase", "P", "decode, prompt or both (default both)"}, &phase_);
+    flags().Text({"--phase", "P", "decode, prompt, both, or eviction (default both)"}, &phase_);
     flags().Integers(
         {"--contexts", "N,...",
          fmt::format("Tokens attended to (default {})", fmt::join(target_.contexts, ","))},
@@ -106,11 +110,12 @@ class BenchAttentionCommand : public CommandDefinition {
 
   Invocation Settle(const Environment& environment) override {
     flags().Apply(environment);
-    if (phase_ != "decode" && phase_ != "prompt" && phase_ != "both")
-      throw UsageError(fmt::format("{}: \"{}\" is not one of decode, prompt, both",
+    if (phase_ != "decode" && phase_ != "prompt" && phase_ != "both" && phase_ != "eviction")
+      throw UsageError(fmt::format("{}: \"{}\" is not one of decode, prompt, both, eviction",
                                    flags().Label("--phase"), phase_));
-    target_.decode = phase_ != "prompt";
-    target_.prompt = phase_ != "decode";
+    target_.decode = phase_ == "decode" || phase_ == "both";
+    target_.prompt = phase_ == "prompt" || phase_ == "both";
+    target_.eviction = phase_ == "eviction";
     for (const std::int64_t context : target_.contexts)
       CheckMultiple(flags().Label("--contexts"), context);
     CheckAgainstShortest();

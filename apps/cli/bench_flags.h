@@ -15,6 +15,7 @@ namespace carousel {
 struct BenchAttentionFlags {
   bool decode = true;
   bool prompt = true;
+  bool eviction = false;
   std::vector<std::int64_t> contexts = {512, 2048, 8192, 32768};  // tokens
   std::int64_t queries = 0;  // of the prompt phase; 0: as many as the context has tokens
   std::vector<KvType> kv_types = {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8,

@@ -92,7 +92,7 @@ TEST(BenchFlags, SayWhatIsWrong) {
   EXPECT_EQ(problem({"--contexts", "512,,64"}), "--contexts: \"\" is not a whole number");
   EXPECT_EQ(problem({"--contexts", "0"}), "--contexts: 0 is too small; the least is 1");
   EXPECT_EQ(problem({"--phase", "prefill"}),
-            "--phase: \"prefill\" is not one of decode, prompt, both");
+            "--phase: \"prefill\" is not one of decode, prompt, both, eviction");
   EXPECT_EQ(problem({"--kv-types", "f16,u8"}),
             "--kv-types: \"u8\" is not one of f32, f16, bf16, int8, int4");
   EXPECT_EQ(problem({"--shifts", "all"}),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """carousel bench on the real program, with settings as small as they go: what is measured is another matter."""
 
+import json
 import unittest
 
 from program import MODEL, ModelTestCase, ProgramTestCase, run
@@ -48,6 +49,32 @@ class Attention(ProgramTestCase):
         table = result.stdout.decode()
         for word in ("decode: 1 query over 128 tokens", "prompt: 128 queries", "openvino", "every_block", "GB/s"):
             self.assertIn(word, table)
+
+    def test_evictions_by_both_rotations(self):
+        result = run("bench", "attention", "--phase", "eviction", "--contexts", "256", "--rounds", "3",
+                     "--kv-types", "f16,int8", "--json", "-")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        (self.folder / "out").write_bytes(result.stdout)
+        _, *lines = self.read_lines(self.folder / "out")
+        self.assertEqual([(line["type"], line["kv_type"], line["rotation"]) for line in lines],
+                         [("eviction", kv_type, rotation) for kv_type in ("f16", "int8")
+                          for rotation in ("query", "keys")])
+        for line in lines:
+            self.assertEqual(line["rewritten_keys"] > 0, line["rotation"] == "keys")
+            self.assertLessEqual(line["seconds_least"], line["seconds"])
+
+    def test_the_instruction_set_can_be_pinned(self):
+        arguments = ("bench", "attention", *SMALL, "--phase", "decode", "--shifts", "none", "--json", "-")
+        result = run(*arguments, CAROUSEL_FORCE_TARGET="avx2")
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        self.assertEqual(json.loads(result.stdout.splitlines()[0])["target"], "AVX2")
+        for name in ("NEON", "avx512", "AVX2,AVX3"):
+            result = run(*arguments, CAROUSEL_FORCE_TARGET=name)
+            self.assertNotEqual(result.returncode, 0, name)
+            self.assertEqual(result.stdout, b"")
+            complaint = result.stderr.decode()
+            for word in ("CAROUSEL_FORCE_TARGET", name, "AVX2"):
+                self.assertIn(word, complaint)
 
     def test_ours_alone_as_json(self):
         result = run("bench", "attention", *SMALL, "--phase", "prompt", "--queries", "32", "--shifts", "none",
