@@ -105,6 +105,15 @@ struct EngineMetrics {
   PositionPolicy positions = PositionPolicy::kKeep;  // in force now: never kAuto
 };
 
+// What a block of the cache has received in one cache group since it was gathered.
+struct BlockAttention {
+  std::int64_t first_token = 0;      // its place in the stream
+  std::int64_t tokens = 0;           // the last block may be partly filled
+  std::int64_t counted_queries = 0;  // whose attention was added up
+  double mass = 0.0;                 // softmax probability over the group's query heads; all tokens
+  std::vector<double> token_mass;    // [tokens]
+};
+
 class Engine {
  public:
   // Probes the model's RoPE, settles rotation and positions, reserves what it must. Throws
@@ -134,6 +143,16 @@ class Engine {
   // Forgets everything; all blocks go back to the pool.
   virtual void Reset() = 0;
   virtual EngineMetrics metrics() const = 0;
+
+  // Whether to keep, from the next step on, how much attention each token in the cache receives:
+  // from the queries that eviction counts, and from each step's last one where it counts none.
+  // Costs an addition per token and counted query. Off at first; turning it off forgets.
+  virtual void GatherAttention(bool gather) = 0;
+  // How many cache groups there are: one per layer or one per KV head, by layer, then by head.
+  virtual std::int64_t cache_groups() const = 0;
+  // The blocks that group `group` holds, in stream order; none unless attention is gathered.
+  // Between steps. CHECKs the group.
+  virtual std::vector<BlockAttention> GatheredAttention(std::int64_t group) const = 0;
 };
 
 }  // namespace carousel

@@ -72,6 +72,11 @@ class EngineImpl final : public Engine {
   void Cancel() noexcept override { cancelled_.store(true); }
   void Reset() override;
   EngineMetrics metrics() const override;
+  void GatherAttention(bool gather) override { cache_.GatherAttention(gather); }
+  std::int64_t cache_groups() const override { return cache_.tables().groups(); }
+  std::vector<BlockAttention> GatheredAttention(std::int64_t group) const override {
+    return cache_.GatheredAttention(group);
+  }
 
  private:
   std::int64_t Schedule() const;

@@ -323,6 +323,66 @@ TEST(Engine, CancelFromAnotherThreadEndsTheRequestOnly) {
             3U);
 }
 
+TEST(Engine, AttentionIsGatheredByTokenOnRequest) {
+  const auto engine = Make(WholeCache());
+  EXPECT_TRUE(engine->GatheredAttention(0).empty());
+  engine->GatherAttention(true);
+  RunRequest(engine.get(), {.prompt = Tokens(40), .max_new_tokens = 6});
+  ASSERT_EQ(engine->cache_groups(), 2);
+  for (std::int64_t group = 0; group < engine->cache_groups(); ++group) {
+    const std::vector<BlockAttention> blocks = engine->GatheredAttention(group);
+    ASSERT_EQ(blocks.size(), 6U);  // 45 tokens were read
+    double all = 0.0;
+    std::int64_t next = 0;
+    for (const BlockAttention& block : blocks) {
+      EXPECT_EQ(block.first_token, next);
+      next += block.tokens;
+      ASSERT_EQ(std::ssize(block.token_mass), block.tokens);
+      double sum = 0.0;
+      for (const double mass : block.token_mass) {
+        EXPECT_GE(mass, 0.0);
+        sum += mass;
+      }
+      EXPECT_DOUBLE_EQ(block.mass, sum);
+      all += sum;
+    }
+    EXPECT_EQ(next, 45);
+    // Two chunks and five tokens: one query each, whose attention sums to 1 for each of four heads.
+    EXPECT_EQ(blocks.front().counted_queries, 7);
+    EXPECT_EQ(blocks[4].counted_queries, 6);
+    EXPECT_NEAR(all, 7.0 * 4.0, 1e-4);
+    EXPECT_GT(blocks[0].token_mass[0], 0.0);
+  }
+  engine->GatherAttention(false);
+  EXPECT_TRUE(engine->GatheredAttention(1).empty());
+}
+
+TEST(Engine, GatheredAttentionFollowsEvictions) {
+  EngineConfig config = SmallConfig();
+  config.eviction->grouping = Grouping::kHead;
+  const auto engine = Make(config);
+  const auto plain = Make(config);
+  engine->GatherAttention(true);
+  const Request request{.prompt = Tokens(200), .max_new_tokens = 50};
+  EXPECT_EQ(RunRequest(engine.get(), request), RunRequest(plain.get(), request));
+  ASSERT_EQ(engine->cache_groups(), 4);
+  for (std::int64_t group = 0; group < 4; ++group) {
+    std::int64_t before = -1;
+    std::int64_t tokens = 0;
+    for (const BlockAttention& block : engine->GatheredAttention(group)) {
+      EXPECT_GT(block.first_token, before);
+      EXPECT_GT(block.counted_queries, 0);
+      EXPECT_LE(block.mass, 2.0 * static_cast<double>(block.counted_queries) + 1e-3);
+      before = block.first_token;
+      tokens += block.tokens;
+    }
+    EXPECT_EQ(tokens, engine->metrics().resident_tokens);
+    EXPECT_GT(before, 200);
+  }
+  engine->Reset();
+  EXPECT_TRUE(engine->GatheredAttention(0).empty());
+}
+
 TEST(Engine, ResetGivesEverythingBack) {
   const auto engine = Make(SmallConfig());
   const auto first = RunRequest(engine.get(), {.prompt = Tokens(500), .max_new_tokens = 20});

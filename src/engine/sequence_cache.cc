@@ -80,6 +80,7 @@ void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> ent
   }
   tables_.Evict(group, entries, pools_.of(group));
   if (!importance_.empty()) importance_[static_cast<std::size_t>(group)].Erase(entries);
+  if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Erase(entries);
 }
 
 // Tokens evicted from one group.
@@ -237,6 +238,7 @@ const StepPlan& SequenceCache::Plan(const StepRequest& request) {
       settings_.config.eviction
           ? CountedQueries(*settings_.config.eviction, request.tokens, request.prompt_left)
           : 0;
+  if (!gathered_.empty()) plan_.counted_queries = std::max<std::int64_t>(1, plan_.counted_queries);
   for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group);
   return plan_;
 }
@@ -358,6 +360,10 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
     mass = mass.subspan(tokens);
   }
   RunTasks(first, last - first);
+  for (std::int64_t group = first; group < last && !gathered_.empty(); ++group) {
+    gathered_[static_cast<std::size_t>(group)].Record(
+        tasks_[static_cast<std::size_t>(group - first)].output.token_mass, plan_.counted_queries);
+  }
   if (importance_.empty()) return;
   for (std::int64_t group = first; group < last; ++group) {
     importance_[static_cast<std::size_t>(group)].Record(
@@ -369,7 +375,20 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
 void SequenceCache::Clear() {
   tables_.Clear(pools_);
   for (ImportanceTracker& tracker : importance_) tracker.Clear();
+  for (AttentionRecord& record : gathered_) record.Clear();
   if (recall_) recall_->Clear();
+}
+
+void SequenceCache::GatherAttention(bool gather) {
+  if (gather == !gathered_.empty()) return;
+  gathered_.assign(gather ? settings_.groups.size() : 0, AttentionRecord(tables_.block_size()));
+}
+
+std::vector<BlockAttention> SequenceCache::GatheredAttention(std::int64_t group) const {
+  CAROUSEL_CHECK_GE(group, 0);
+  CAROUSEL_CHECK_LT(group, tables_.groups());
+  if (gathered_.empty()) return {};
+  return gathered_[static_cast<std::size_t>(group)].Of(tables_.table(group).entries());
 }
 
 std::int64_t SequenceCache::open_bytes() const {

@@ -12,6 +12,7 @@
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
 #include "carousel/model.h"
+#include "engine/attention_record.h"
 #include "engine/recall.h"
 #include "engine/settings.h"
 #include "eviction/importance.h"
@@ -72,6 +73,10 @@ class SequenceCache {
   // Gives every block back.
   void Clear();
 
+  // As Engine's functions of these names.
+  void GatherAttention(bool gather);
+  std::vector<BlockAttention> GatheredAttention(std::int64_t group) const;
+
   // Memory outside the pools: the open blocks.
   std::int64_t open_bytes() const;
   std::int64_t resident_tokens() const;  // the maximum over groups
@@ -112,6 +117,7 @@ class SequenceCache {
   std::vector<AlignedBuffer<std::byte>> open_blocks_;  // [groups]
   SequenceTables tables_;
   std::vector<ImportanceTracker> importance_;    // [groups]; empty: nothing is evicted
+  std::vector<AttentionRecord> gathered_;        // [groups]; empty: nobody asked
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
   std::vector<std::int64_t> first_group_;        // [layers + 1], in settings' groups
