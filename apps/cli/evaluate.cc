@@ -32,6 +32,7 @@ struct TurnFigures {
   std::vector<TokenId> likeliest;  // at each token of a scored answer
   std::int64_t peak_cache_bytes = 0;
   std::int64_t peak_resident_tokens = 0;
+  std::int64_t peak_recall_bytes = 0;  // of the second tier, which is not in peak_cache_bytes
 };
 
 class Evaluation {
@@ -95,6 +96,7 @@ void Evaluation::Watch(const StepResult& step, TurnFigures* figures) {
   const EngineMetrics metrics = engine_->metrics();
   figures->peak_cache_bytes = std::max(figures->peak_cache_bytes, metrics.cache_bytes);
   figures->peak_resident_tokens = std::max(figures->peak_resident_tokens, metrics.resident_tokens);
+  figures->peak_recall_bytes = std::max(figures->peak_recall_bytes, metrics.recall_bytes);
   figures->prompt_nll.insert(figures->prompt_nll.end(), step.negative_log_likelihood.begin(),
                              step.negative_log_likelihood.end());
   if (step.logits.empty()) return;
@@ -130,6 +132,7 @@ ordered_json Evaluation::RunTurn(const EvaluationTask& task, std::size_t index) 
                     {"evicted_tokens", metrics.evicted_tokens},
                     {"cache_bytes", metrics.cache_bytes},
                     {"peak_cache_bytes", figures.peak_cache_bytes},
+                    {"peak_recall_bytes", figures.peak_recall_bytes},
                     {"prompt_seconds", answer.prompt_seconds},
                     {"decode_seconds", answer.decode_seconds},
                     {"nll", nll}};

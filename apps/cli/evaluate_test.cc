@@ -99,6 +99,21 @@ TEST_F(EvaluateTest, PeakBytesAreThePoolsAndEvictionRunsBetweenTurns) {
   EXPECT_LE(at_end[1]["resident_tokens"], 128);
 }
 
+TEST_F(EvaluateTest, WhatIsKeptForRecallIsCountedApart) {
+  const std::string task = R"({"id": 1, "raw": true, "turns": [{"prompt": ")" + Numbers(150) +
+                           R"(", "max_new_tokens": 2}]})";
+  const std::vector<std::string> small = {"--start-size",     "32",  "--recent-size", "32",
+                                          "--max-cache-size", "128", "--chunk",       "64"};
+  auto recalling = small;
+  recalling.insert(recalling.end(), {"--recall-blocks", "2"});
+  const auto without = Evaluate(task, small);
+  const auto with = Evaluate(task, recalling);
+  EXPECT_EQ(without[0]["peak_recall_bytes"], 0);
+  EXPECT_EQ(with[0]["peak_cache_bytes"], without[0]["peak_cache_bytes"]);
+  EXPECT_GT(with[0]["peak_recall_bytes"], 0);
+  EXPECT_EQ(with[0]["peak_recall_bytes"], with.back()["recall_bytes"]);
+}
+
 TEST_F(EvaluateTest, AScoredAnswerIsWhatWasGivenAndItsDistributionsAreWritten) {
   const std::string turns = R"("raw": true, "turns": [{"prompt": "Going over the hill", )";
   const auto free = Evaluate(R"({"id": 1, )" + turns + R"("max_new_tokens": 4}]})");
