@@ -26,7 +26,8 @@ def help_topics():
 def default_text(patterns=INSTALLED):
     """A name and a text: the first of `patterns` that gives enough, else the interpreter's help."""
     for pattern in patterns:
-        paths = sorted(Path("/").glob(pattern.lstrip("/")))
+        # A file under two names is one text: what is read twice is known.
+        paths = sorted({path.resolve() for path in Path("/").glob(pattern.lstrip("/"))})
         text = "\n\n".join(_read(path) for path in paths)
         if len(text) >= LEAST_CHARACTERS:
             return pattern, text

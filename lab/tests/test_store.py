@@ -54,6 +54,13 @@ class Settings(unittest.TestCase):
         self.assertIn("interpreter", name)
         self.assertGreater(len(text), 300_000)
 
+    def test_a_file_under_two_names_is_one_text(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder).resolve() / "a.pod"
+            path.write_text("once only " * 60_001)
+            (path.parent / "b.pod").symlink_to(path)
+            self.assertEqual(default_text(patterns=(f"{path.parent}/*.pod",))[1], path.read_text())
+
     def test_a_long_text_is_cut_before_a_space(self):
         tokens = Tokens.__new__(Tokens)
         text = "word " * 3000
