@@ -343,7 +343,7 @@ def groups(lab):
 def positions(lab):
     """Rotation and position rules, inside the trained window and past it; cache types."""
     section = Section("positions", "Rotation, positions and cache types")
-    length = {"quick": 10240, "normal": 14336, "full": 32768}[lab.size_name]
+    length = {"quick": 10240, "normal": 16384, "full": 32768}[lab.size_name]
     segment = 2048
     ids = lab.text_ids[:length]
     arms = {"query, auto": ("--rotation", "query", "--positions", "auto"),
