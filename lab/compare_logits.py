@@ -32,7 +32,9 @@ def load_llama_cpp():
     try:
         import llama_cpp
     except ImportError:
-        print("compare_logits: skipped: llama-cpp-python is not installed (pip install llama-cpp-python)", file=sys.stderr)
+        print(
+            "compare_logits: skipped: llama-cpp-python is not installed (pip install llama-cpp-python)", file=sys.stderr
+        )
         sys.exit(SKIPPED)
     return llama_cpp
 
@@ -68,7 +70,14 @@ class LlamaCpp:
 
     def __init__(self, llama_cpp, path: Path, context: int) -> None:
         self.model = llama_cpp.Llama(
-            str(path), n_ctx=context, n_batch=CHUNK, n_ubatch=CHUNK, n_threads=2, logits_all=True, verbose=False, n_gpu_layers=0
+            str(path),
+            n_ctx=context,
+            n_batch=CHUNK,
+            n_ubatch=CHUNK,
+            n_threads=2,
+            logits_all=True,
+            verbose=False,
+            n_gpu_layers=0,
         )
         self.model.reset()
 
@@ -108,7 +117,9 @@ class Sums:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--model", type=Path, action="append", required=True, metavar="DIR", help="an import of FILE; repeatable")
+    parser.add_argument(
+        "--model", type=Path, action="append", required=True, metavar="DIR", help="an import of FILE; repeatable"
+    )
     parser.add_argument("--text", type=Path, required=True, metavar="FILE")
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--unpacked", action="store_true", help="let llama.cpp run on weights unpacked to float32")

@@ -39,9 +39,42 @@ SCRIPTS = {
     "mongolian": (0x1820, 0x1842), "hiragana": (0x3041, 0x3096), "katakana": (0x30A1, 0x30FA), "han": (0x4E00, 0x9FA5),
     "hangul": (0xAC00, 0xD7A3), "gothic": (0x10330, 0x1034A),
 }  # fmt: skip
-SPACES = [" ", "  ", "   ", " " * 9, " " * 40, "\n", "\n\n", "\n\n\n\n", "\r\n", "\t", "\t\t", " \n", "\n ", " \t ", "\u00a0", "\u3000", "\u2003", "\u2028", "\u200b"]
+SPACES = [
+    " ",
+    "  ",
+    "   ",
+    " " * 9,
+    " " * 40,
+    "\n",
+    "\n\n",
+    "\n\n\n\n",
+    "\r\n",
+    "\t",
+    "\t\t",
+    " \n",
+    "\n ",
+    " \t ",
+    "\u00a0",
+    "\u3000",
+    "\u2003",
+    "\u2028",
+    "\u200b",
+]
 EMOJI = ["😀", "👍🏽", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇩🇪", "❤️", "1️⃣", "🧑🏿‍🚀", "☕", "♻", "🫠", "🤷‍♀️"]
-PUNCTUATION = list(".,;:!?-–—…()[]{}<>\"'`´“”‘’«»¿¡/\\|@#$%^&*_+=~°§¶€£¥") + ["...", "->", "!=", "'s", "'LL", "'ve", "``", "\"\"\"", "</", "/>", "▁", "▁▁"]
+PUNCTUATION = list(".,;:!?-–—…()[]{}<>\"'`´“”‘’«»¿¡/\\|@#$%^&*_+=~°§¶€£¥") + [
+    "...",
+    "->",
+    "!=",
+    "'s",
+    "'LL",
+    "'ve",
+    "``",
+    '"""',
+    "</",
+    "/>",
+    "▁",
+    "▁▁",
+]
 
 
 def words(generator: random.Random) -> Iterator[str]:
@@ -60,7 +93,10 @@ def words(generator: random.Random) -> Iterator[str]:
         elif kind == 7:
             yield "".join(generator.choice("abcdefgHIJK_0123éßñ") for _ in range(generator.randint(1, 14)))
         elif kind == 8:
-            yield "".join(chr(generator.choice([generator.randint(0xA1, 0x2FFF), generator.randint(0x1F300, 0x1FAFF)])) for _ in range(3))
+            yield "".join(
+                chr(generator.choice([generator.randint(0xA1, 0x2FFF), generator.randint(0x1F300, 0x1FAFF)]))
+                for _ in range(3)
+            )
         else:
             yield "e\u0301a\u0308\u0323"
         yield generator.choice(SPACES) if generator.random() < 0.3 else generator.choice([" ", " ", " ", ""])
@@ -83,7 +119,10 @@ def documents(special: list[str], more: list[Path]) -> dict[str, list[str]]:
 
     library = Path(random.__file__).parent
     prose = "\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    code = "".join((library / name).read_text(encoding="utf-8") for name in ("argparse.py", "ast.py", "typing.py", "decimal.py", "_pydecimal.py", "pathlib.py"))
+    code = "".join(
+        (library / name).read_text(encoding="utf-8")
+        for name in ("argparse.py", "ast.py", "typing.py", "decimal.py", "_pydecimal.py", "pathlib.py")
+    )
     texts = {"prose": prose[:400_000], "code": code[:400_000], "odd": odd_text(400_000, special, random.Random(17))}
     texts |= {path.name: path.read_text(encoding="utf-8") for path in more}
     return {
@@ -105,7 +144,10 @@ def main() -> int:
     try:
         import llama_cpp
     except ImportError:
-        print("compare_tokenizers: skipped: llama-cpp-python is not installed (pip install llama-cpp-python)", file=sys.stderr)
+        print(
+            "compare_tokenizers: skipped: llama-cpp-python is not installed (pip install llama-cpp-python)",
+            file=sys.stderr,
+        )
         return SKIPPED
     theirs = llama_cpp.Llama(str(options.gguf), vocab_only=True, verbose=False)
     core = ov.Core()
@@ -113,7 +155,13 @@ def main() -> int:
     back = core.compile_model(options.model / "openvino_detokenizer.xml", "CPU")
     vocabulary = theirs.n_vocab()
     names = [theirs._model.token_get_text(index) for index in range(vocabulary)]
-    special = [name for index, name in enumerate(names) if theirs._model.token_get_attr(index) & (llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED) and name.strip()]
+    special = [
+        name
+        for index, name in enumerate(names)
+        if theirs._model.token_get_attr(index)
+        & (llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        and name.strip()
+    ]
     total_bytes = total_tokens = shown = 0
     for kind, parts in documents(special[:20] + special[-5:], options.text).items():
         differing = lost = size = count = 0
@@ -124,7 +172,9 @@ def main() -> int:
             found = np.asarray(ours([part])["input_ids"])[0].tolist()
             seconds += time.perf_counter() - begin
             size, count = size + len(part.encode()), count + len(wanted)
-            if part.strip(" ") not in str(back([np.array([found], np.int64)])[0][0]) and not any(name in part for name in special):
+            if part.strip(" ") not in str(back([np.array([found], np.int64)])[0][0]) and not any(
+                name in part for name in special
+            ):
                 lost += 1
             if found == wanted:
                 continue
@@ -132,8 +182,12 @@ def main() -> int:
             if shown < SHOWN:
                 shown += 1
                 at = first_difference(found, wanted)
-                print(f"  {kind}: after {[names[i] for i in wanted[max(at - 3, 0) : at]]}: ours {[names[i] for i in found[at : at + 6]]}, llama.cpp {[names[i] for i in wanted[at : at + 6]]}")
-        print(f"{kind}: {size:,} bytes, {count:,} tokens in {len(parts)} documents: {differing} differ, {lost} do not come back; {size / seconds / 1e6:.2f} MB/s")
+                print(
+                    f"  {kind}: after {[names[i] for i in wanted[max(at - 3, 0) : at]]}: ours {[names[i] for i in found[at : at + 6]]}, llama.cpp {[names[i] for i in wanted[at : at + 6]]}"
+                )
+        print(
+            f"{kind}: {size:,} bytes, {count:,} tokens in {len(parts)} documents: {differing} differ, {lost} do not come back; {size / seconds / 1e6:.2f} MB/s"
+        )
         total_bytes, total_tokens = total_bytes + size, total_tokens + count
     print(f"{total_bytes:,} bytes, {total_tokens:,} tokens")
     return 0

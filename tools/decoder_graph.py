@@ -13,8 +13,6 @@ side knows this form (src/openvino/soft_cap.h) and gives the cap to its own atte
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -118,7 +116,10 @@ class _Builder:
         root = ops.sqrt(ops.add(mean, _number(self.decoder.norm_epsilon)))
         normal = ops.multiply(ops.divide(_number(1.0), root), value)
         gain = self.weights.vector(name)
-        return ops.multiply(normal, ops.constant(gain.reshape((1,) * (normal.get_output_partial_shape(0).rank.get_length() - 1) + (-1,))))
+        return ops.multiply(
+            normal,
+            ops.constant(gain.reshape((1,) * (normal.get_output_partial_shape(0).rank.get_length() - 1) + (-1,))),
+        )
 
     def norm_if_there(self, value, name: str):
         return self.norm(value, name) if name in self.weights else value
@@ -216,20 +217,33 @@ class _Builder:
         k = self.heads(k, decoder.kv_heads, decoder.key_dim, f"{block}.attn_k_norm.weight")
         v = self.heads(v, decoder.kv_heads, decoder.value_dim, "")
         q, k = self.rotate(q, layer.rope), self.rotate(k, layer.rope)
-        keys = self.for_query_heads(self.with_past(k, decoder.kv_heads, decoder.key_dim, f"past_key.{index}"), decoder.key_dim)
+        keys = self.for_query_heads(
+            self.with_past(k, decoder.kv_heads, decoder.key_dim, f"past_key.{index}"), decoder.key_dim
+        )
         values = self.with_past(v, decoder.kv_heads, decoder.value_dim, f"past_value.{index}")
         mask = self.mask(layer.window)
         if decoder.attention_soft_cap:
             mask = self.soft_capped(mask, q, keys)
         attended = ops.scaled_dot_product_attention(
-            q, keys, self.for_query_heads(values, decoder.value_dim), mask, _number(decoder.attention_scale), name=f"{block}.attention"
+            q,
+            keys,
+            self.for_query_heads(values, decoder.value_dim),
+            mask,
+            _number(decoder.attention_scale),
+            name=f"{block}.attention",
         )
-        joined = ops.reshape(ops.transpose(attended, _ints(0, 2, 1, 3)), _ints(0, 0, decoder.query_heads * decoder.value_dim), True)
+        joined = ops.reshape(
+            ops.transpose(attended, _ints(0, 2, 1, 3)), _ints(0, 0, decoder.query_heads * decoder.value_dim), True
+        )
         return self.linear(joined, f"{block}.attn_output")
 
     def split_qkv(self, value):
         decoder = self.decoder
-        sizes = [decoder.query_heads * decoder.key_dim, decoder.kv_heads * decoder.key_dim, decoder.kv_heads * decoder.value_dim]
+        sizes = [
+            decoder.query_heads * decoder.key_dim,
+            decoder.kv_heads * decoder.key_dim,
+            decoder.kv_heads * decoder.value_dim,
+        ]
         return ops.variadic_split(value, ops.constant(np.int64(-1)), _ints(*sizes)).outputs()
 
     def feed_forward(self, value, index: int):

@@ -31,7 +31,9 @@ class Architecture:
     attention_soft_cap: float = 0.0  # likewise
     logit_soft_cap: float = 0.0
     unrotated_pattern: int = 0  # every n-th layer has no RoPE
-    hidden_sizes_of_wide_heads: tuple[int, ...] = ()  # models that scale scores by hidden size / heads, not by head size
+    hidden_sizes_of_wide_heads: tuple[
+        int, ...
+    ] = ()  # models that scale scores by hidden size / heads, not by head size
 
 
 ARCHITECTURES = {
@@ -114,7 +116,9 @@ def _corrections(frequencies: np.ndarray, theta: float, original: int, factor: f
     return frequencies / factor * ramp + frequencies * (1 - ramp)
 
 
-def _divisors(reader: _Reader, weights: gguf_weights.GgufWeights, window: int, original: int, pairs: int) -> np.ndarray | None:
+def _divisors(
+    reader: _Reader, weights: gguf_weights.GgufWeights, window: int, original: int, pairs: int
+) -> np.ndarray | None:
     name = _FACTORS
     if _LONG_FACTORS in weights:
         # LongRoPE has one set for texts inside the original window and one for longer ones (Ding et al. 2024).
@@ -123,7 +127,9 @@ def _divisors(reader: _Reader, weights: gguf_weights.GgufWeights, window: int, o
         return None
     divisors = weights.vector(name).astype(np.float64)
     if len(divisors) != pairs or not (divisors > 0).all():
-        raise reader.refuse(f"{name} has {len(divisors)} factors, but {pairs} positive ones are needed; the file is damaged")
+        raise reader.refuse(
+            f"{name} has {len(divisors)} factors, but {pairs} positive ones are needed; the file is damaged"
+        )
     return divisors
 
 
@@ -147,11 +153,15 @@ def _global_rope(reader: _Reader, weights: gguf_weights.GgufWeights, rotated: in
             frequencies = _corrections(frequencies, theta, original, factor, reader)
             attention_factor *= 1.0 + 0.1 * math.log(factor)
     elif scaling not in ("none", "longrope"):
-        raise reader.refuse(f"{reader.name}.rope.scaling.type is {scaling!r}; none, linear, yarn and longrope are known")
+        raise reader.refuse(
+            f"{reader.name}.rope.scaling.type is {scaling!r}; none, linear, yarn and longrope are known"
+        )
     return decoder_graph.Rope(tuple(frequencies.tolist()), attention_factor)
 
 
-def _window_rope(reader: _Reader, architecture: Architecture, rotated: int, whole: decoder_graph.Rope) -> decoder_graph.Rope:
+def _window_rope(
+    reader: _Reader, architecture: Architecture, rotated: int, whole: decoder_graph.Rope
+) -> decoder_graph.Rope:
     theta = reader.number("rope.freq_base_swa", architecture.window_theta)
     if not theta:
         return whole
@@ -166,7 +176,9 @@ def _windows(reader: _Reader, architecture: Architecture, layers: int) -> list[i
     pattern = reader.header.get("attention.sliding_window_pattern", architecture.window_pattern)
     if isinstance(pattern, list):
         if len(pattern) < layers:
-            raise reader.refuse(f"{reader.name}.attention.sliding_window_pattern has {len(pattern)} entries for {layers} layers")
+            raise reader.refuse(
+                f"{reader.name}.attention.sliding_window_pattern has {len(pattern)} entries for {layers} layers"
+            )
         return [window if has_window else 0 for has_window in pattern[:layers]]
     if not pattern:
         return [window] * layers
@@ -220,14 +232,18 @@ def _check_shapes(reader: _Reader, decoder: decoder_graph.Decoder) -> None:
         block = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
         part = block.group(2) if block else name
         if part not in wanted or (block and int(block.group(1)) >= len(decoder.layers)):
-            raise reader.refuse(f"the tensor {name} is none that a model of the architecture {reader.name} is known to have; it is not supported")
+            raise reader.refuse(
+                f"the tensor {name} is none that a model of the architecture {reader.name} is known to have; it is not supported"
+            )
         if tensor.shape != wanted[part]:
             raise reader.refuse(
                 f"the tensor {name} has the shape {list(tensor.shape)}, but the metadata says {list(wanted[part])}; the file is damaged"
             )
 
 
-def _row_orders(reader: _Reader, architecture: Architecture, decoder: decoder_graph.Decoder, rotated: int) -> dict[str, np.ndarray]:
+def _row_orders(
+    reader: _Reader, architecture: Architecture, decoder: decoder_graph.Decoder, rotated: int
+) -> dict[str, np.ndarray]:
     if not architecture.pairs_neighbours:
         return {}
     orders = {}
@@ -239,7 +255,9 @@ def _row_orders(reader: _Reader, architecture: Architecture, decoder: decoder_gr
     return orders
 
 
-def describe(header: gguf_header.GgufHeader, weights: gguf_weights.GgufWeights, path: str, window: int | None) -> Description:
+def describe(
+    header: gguf_header.GgufHeader, weights: gguf_weights.GgufWeights, path: str, window: int | None
+) -> Description:
     """What to build. `window`: how many positions the model is to be used on; None: as many as it was trained on."""
     reader = _Reader(header, path)
     architecture = ARCHITECTURES.get(reader.name) if isinstance(reader.name, str) else None
@@ -249,7 +267,9 @@ def describe(header: gguf_header.GgufHeader, weights: gguf_weights.GgufWeights, 
             "original weights instead (optimum-cli export openvino)"
         )
     if header.get("expert_count"):
-        raise reader.refuse(f"{reader.name}.expert_count is {header.get('expert_count')}: mixtures of experts are not supported")
+        raise reader.refuse(
+            f"{reader.name}.expert_count is {header.get('expert_count')}: mixtures of experts are not supported"
+        )
     trained = reader.count("context_length")
     if window is not None and window > trained:
         raise reader.refuse(f"--window is {window}, but the model was trained on {trained} positions; use at most that")
@@ -260,7 +280,9 @@ def describe(header: gguf_header.GgufHeader, weights: gguf_weights.GgufWeights, 
     if heads % kv_heads != 0:
         raise reader.refuse(f"{heads} query heads cannot share {kv_heads} KV heads; the file is damaged")
     if rotated > key_dim or rotated % 2 != 0:
-        raise reader.refuse(f"{reader.name}.rope.dimension_count is {rotated}, but must be even and at most the head size, {key_dim}")
+        raise reader.refuse(
+            f"{reader.name}.rope.dimension_count is {rotated}, but must be even and at most the head size, {key_dim}"
+        )
     table = header.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
         raise reader.refuse("the tensor token_embd.weight is missing; the file is incomplete or no language model")
@@ -281,7 +303,9 @@ def describe(header: gguf_header.GgufHeader, weights: gguf_weights.GgufWeights, 
         activation=architecture.activation,
         attention_soft_cap=reader.number("attn_logit_softcapping", architecture.attention_soft_cap),
         logit_soft_cap=reader.number("final_logit_softcapping", architecture.logit_soft_cap),
-        embedding_multiplier=hidden**0.5 if architecture.scales_embeddings else reader.number("embedding_scale", 1.0) or 1.0,
+        embedding_multiplier=(
+            hidden**0.5 if architecture.scales_embeddings else reader.number("embedding_scale", 1.0) or 1.0
+        ),
         residual_multiplier=reader.number("residual_scale", 1.0) or 1.0,
         logit_divisor=reader.number("logit_scale", 1.0) or 1.0,
     )

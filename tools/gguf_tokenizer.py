@@ -34,7 +34,9 @@ _CUTS = {
     ("gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling"): (_WORDS,),
     ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"): (r"\p{N}", _WORDS),
     ("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"): (_LATER_WORDS % "",),
-    ("llama-bpe", "llama-v3", "llama3", "falcon3", "pixtral", "smaug-bpe", "dbrx", "chatglm-bpe"): (_LATER_WORDS % "{1,3}",),
+    ("llama-bpe", "llama-v3", "llama3", "falcon3", "pixtral", "smaug-bpe", "dbrx", "chatglm-bpe"): (
+        _LATER_WORDS % "{1,3}",
+    ),
     ("tekken",): (
         r"[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))*((?=[\p{L}])([^A-Z]))+|[^\r\n\p{L}\p{N}]?((?=[\p{L}])([^a-z]))+"
         r"((?=[\p{L}])([^A-Z]))*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -76,9 +78,13 @@ class Vocabulary:
 def _list(metadata: dict, key: str, kind: type | tuple, length: int | None, path: str) -> list:
     value = metadata.get(f"tokenizer.ggml.{key}")
     if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise TokenizerError(f"{path}: tokenizer.ggml.{key} is missing or no list of the kind that it must be; the file is incomplete")
+        raise TokenizerError(
+            f"{path}: tokenizer.ggml.{key} is missing or no list of the kind that it must be; the file is incomplete"
+        )
     if length is not None and len(value) != length:
-        raise TokenizerError(f"{path}: tokenizer.ggml.{key} has {len(value)} entries for {length} tokens; the file is damaged")
+        raise TokenizerError(
+            f"{path}: tokenizer.ggml.{key} has {len(value)} entries for {length} tokens; the file is damaged"
+        )
     return value
 
 
@@ -91,12 +97,18 @@ def read(metadata: dict, vocabulary_size: int, path: str) -> Vocabulary:
         raise TokenizerError(f"{path}: tokenizer.ggml.pre is {cut!r}; known are {', '.join(sorted(CUTS))}")
     tokens = _list(metadata, "tokens", str, None, path)
     if not 0 < len(tokens) <= vocabulary_size:
-        raise TokenizerError(f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens and the model's vocabulary {vocabulary_size}")
+        raise TokenizerError(
+            f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens and the model's vocabulary {vocabulary_size}"
+        )
 
     def token(key: str) -> int | None:
         value = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(tokens)):
-            raise TokenizerError(f"{path}: tokenizer.ggml.{key}_token_id is {value!r}, but must be in [0, {len(tokens)})")
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(tokens)
+        ):
+            raise TokenizerError(
+                f"{path}: tokenizer.ggml.{key}_token_id is {value!r}, but must be in [0, {len(tokens)})"
+            )
         return value
 
     def flag(key: str, missing: bool) -> bool:
@@ -111,7 +123,9 @@ def read(metadata: dict, vocabulary_size: int, path: str) -> Vocabulary:
         kind=kind,
         cut=cut,
         tokens=tokens,
-        types=[TokenType.NORMAL] * len(tokens) if types is None else _list(metadata, "token_type", int, len(tokens), path),
+        types=(
+            [TokenType.NORMAL] * len(tokens) if types is None else _list(metadata, "token_type", int, len(tokens), path)
+        ),
         scores=_list(metadata, "scores", (int, float), len(tokens), path) if kind == "llama" else [],
         merges=_list(metadata, "merges", str, None, path) if kind == "gpt2" else [],
         begin=token("bos") if begins else None,
@@ -153,7 +167,9 @@ def _safe_cuts(vocabulary: Vocabulary) -> str:
     )
     inside = f"[^{SPACE}]"
     if crossed:
-        inside = f"(?:{inside}|(?<=[{''.join(f'x{{{ord(letter):x}}}'.join((chr(92), '')) for letter in crossed)}]){SPACE}+)"
+        inside = (
+            f"(?:{inside}|(?<=[{''.join(f'x{{{ord(letter):x}}}'.join((chr(92), '')) for letter in crossed)}]){SPACE}+)"
+        )
     return f"{SPACE}+{inside}*|{inside}+"
 
 
@@ -187,7 +203,8 @@ def _bytes_of_piece(vocabulary: Vocabulary, index: int) -> bytes:
 
 def _byte_level_steps(vocabulary: Vocabulary) -> list[pipeline_steps.BasePipelineStep]:
     steps: list[pipeline_steps.BasePipelineStep] = [
-        pipeline_steps.RegexSplitStep(expression, behaviour="isolate", mergeable=False) for expression in CUTS[vocabulary.cut]
+        pipeline_steps.RegexSplitStep(expression, behaviour="isolate", mergeable=False)
+        for expression in CUTS[vocabulary.cut]
     ]
     return steps + [
         pipeline_steps.BytesToCharsStep(),
@@ -215,7 +232,11 @@ def _token_bytes(vocabulary: Vocabulary) -> list[bytes]:
         return [_bytes_of_piece(vocabulary, index) for index in range(len(vocabulary.tokens))]
     letters, special = _bytes_by_letter(), set(vocabulary.special)
     return [
-        token.encode() if index in special or not set(token) <= letters.keys() else bytes(letters[letter] for letter in token)
+        (
+            token.encode()
+            if index in special or not set(token) <= letters.keys()
+            else bytes(letters[letter] for letter in token)
+        )
         for index, token in enumerate(vocabulary.tokens)
     ]
 
@@ -241,7 +262,9 @@ def build(vocabulary: Vocabulary, notes: dict[str, object]) -> tuple[ov.Model, o
     special = [vocabulary.tokens[index] for index in vocabulary.special]
     if special:
         pipeline.add_steps(pipeline_steps.SpecialTokensSplit.from_string_iter(special))
-    pipeline.add_steps(_byte_level_steps(vocabulary) if vocabulary.kind == "gpt2" else _sentence_piece_steps(vocabulary))
+    pipeline.add_steps(
+        _byte_level_steps(vocabulary) if vocabulary.kind == "gpt2" else _sentence_piece_steps(vocabulary)
+    )
     frame = _frame(vocabulary)
     if frame is not None:
         pipeline.add_steps(frame)

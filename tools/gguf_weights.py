@@ -62,9 +62,13 @@ class GgufWeights:
     def _tensor(self, name: str, dimensions: int) -> gguf_header.Tensor:
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise WeightsError(f"{self._path}: the tensor {name} is missing; the file is incomplete or of another architecture")
+            raise WeightsError(
+                f"{self._path}: the tensor {name} is missing; the file is incomplete or of another architecture"
+            )
         if len(tensor.shape) != dimensions:
-            raise WeightsError(f"{self._path}: the tensor {name} has the shape {list(tensor.shape)}, but must have {dimensions} dimensions")
+            raise WeightsError(
+                f"{self._path}: the tensor {name} has the shape {list(tensor.shape)}, but must have {dimensions} dimensions"
+            )
         self.used.add(name)
         return tensor
 
@@ -80,7 +84,9 @@ class GgufWeights:
             ) from error
         values = np.asarray(values, np.float32)
         if not np.isfinite(values).all():
-            raise WeightsError(f"{self._path}: the tensor {tensor.name} holds values that are not numbers; the file is damaged")
+            raise WeightsError(
+                f"{self._path}: the tensor {tensor.name} holds values that are not numbers; the file is damaged"
+            )
         return values
 
     def rows(self, name: str) -> Iterator[np.ndarray]:

@@ -157,7 +157,9 @@ class Source:
         return self._reader(self.path, self.header, kind, self.description.row_orders)
 
     def count(self) -> int:
-        return sum(tensor.shape[0] * tensor.shape[1] for tensor in self.header.tensors.values() if len(tensor.shape) == 2)
+        return sum(
+            tensor.shape[0] * tensor.shape[1] for tensor in self.header.tensors.values() if len(tensor.shape) == 2
+        )
 
 
 def write_model(source: Source, kind: str, folder: Path) -> None:
@@ -175,7 +177,10 @@ def write_tokenizer(source: Source, folder: Path) -> None:
     import gguf_tokenizer
 
     metadata = source.header.metadata
-    notes = {f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
+    notes = {
+        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
     notes["chat_template"] = metadata.get("tokenizer.chat_template")
     tokenizer, detokenizer = gguf_tokenizer.build(source.vocabulary, notes)
     save(tokenizer, folder, "openvino_tokenizer")

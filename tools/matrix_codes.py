@@ -117,7 +117,9 @@ def _f16(parts: Iterable[np.ndarray], shape: tuple[int, int], name: str, error: 
         error.add(values, halves[rows].astype(np.float32))
         row += len(values)
     if not np.isfinite(halves).all():
-        raise ValueError(f"{name} holds weights beyond {np.finfo(np.float16).max:.0f}, which half precision cannot; use int8")
+        raise ValueError(
+            f"{name} holds weights beyond {np.finfo(np.float16).max:.0f}, which half precision cannot; use int8"
+        )
     return ops.convert(ops.constant(halves, name=name), "f32", name=f"{name}/decompressed").output(0)
 
 

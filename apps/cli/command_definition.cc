@@ -17,6 +17,11 @@
 namespace carousel {
 namespace {
 
+constexpr const char* kModelsFooter = R"(
+Examples:
+  carousel models
+  carousel models --models-dir /srv/models --json -)";
+
 constexpr const char* kInfoFooter = R"(
 Examples:
   carousel info
@@ -118,6 +123,27 @@ std::string ChoosePromptSource(const FlagSet& flags, GenerateFlags* target) {
         fmt::format("{} and {}: give one of them", flags.Label(given[0]), flags.Label(given[1])));
   return given.front();
 }
+
+class ModelsCommand : public CommandDefinition {
+ public:
+  explicit ModelsCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Text({"--models-dir", "DIR", "The folder that holds the models (default: models)"},
+                 &target_.directory);
+    AddJsonFlag(&flags(), "Write one JSON object per model there; -: standard output",
+                &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    RefuseEmpty(flags(), "--models-dir", target_.directory);
+    RefuseEmpty(flags(), "--json", target_.json);
+    return {
+        .command = target_, .labels = {{"models_dir", flags().Label("--models-dir")}}, .notes = {}};
+  }
+
+ private:
+  ModelsFlags target_;
+};
 
 class InfoCommand : public CommandDefinition {
  public:
@@ -329,6 +355,8 @@ CLI::App* AddCommand(CLI::App* parent, const char* name, const char* description
 
 std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program) {
   std::vector<std::unique_ptr<CommandDefinition>> commands;
+  commands.push_back(Define<ModelsCommand>(program, "models", "List the models that were imported",
+                                           kModelsFooter));
   commands.push_back(Define<InfoCommand>(
       program, "info", "Say what a model is, what RoPE it has, and what rotation will do",
       kInfoFooter));

@@ -21,6 +21,7 @@ constexpr const char* kSummary =
 
 constexpr const char* kMainFooter = R"(
 Examples:
+  carousel models
   carousel info
   carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512
   carousel generate --prompt "Name three rivers." --max-new-tokens 64
@@ -158,12 +159,13 @@ std::optional<std::string> Split(const std::vector<std::string>& arguments, Prog
   if (!unknown.empty()) {
     if (chosen != nullptr || unknown.front().starts_with("-"))
       throw UsageError(fmt::format("{}: unknown flag; see carousel --help", unknown.front()));
-    throw UsageError(fmt::format("{}: unknown command; use info, stream, generate, chat or bench",
-                                 Shown(unknown.front())));
+    throw UsageError(
+        fmt::format("{}: unknown command; use models, info, stream, generate, chat or bench",
+                    Shown(unknown.front())));
   }
   if (chosen == nullptr)
     throw UsageError(
-        "no command; use info, stream, generate, chat or bench, or see carousel --help");
+        "no command; use models, info, stream, generate, chat or bench, or see carousel --help");
   const std::vector<std::string> unexpected = chosen->app()->remaining();
   if (!unexpected.empty()) FailUnexpected(*chosen->app(), unexpected.front());
   return std::nullopt;

@@ -17,8 +17,8 @@ struct PrintText {
 };
 
 struct Invocation {
-  std::variant<PrintText, InfoFlags, StreamFlags, GenerateFlags, EvaluateFlags, ChatFlags,
-               BenchAttentionFlags, BenchModelFlags>
+  std::variant<PrintText, ModelsFlags, InfoFlags, StreamFlags, GenerateFlags, EvaluateFlags,
+               ChatFlags, BenchAttentionFlags, BenchModelFlags>
       command;
   // How errors that come up later call the settings.
   FieldLabels labels;

@@ -202,10 +202,11 @@ TEST(CommandLine, SizesSayTheirLimits) {
 }
 
 TEST(CommandLine, SaysWhatIsWrong) {
-  EXPECT_EQ(Problem({}),
-            "no command; use info, stream, generate, chat or bench, or see carousel --help");
+  EXPECT_EQ(
+      Problem({}),
+      "no command; use models, info, stream, generate, chat or bench, or see carousel --help");
   EXPECT_EQ(Problem({"strem"}),
-            "strem: unknown command; use info, stream, generate, chat or bench");
+            "strem: unknown command; use models, info, stream, generate, chat or bench");
   EXPECT_EQ(Problem({"--verbose"}), "--verbose: unknown flag; see carousel --help");
   EXPECT_EQ(Problem({"stream"}),
             "--text: missing; give --text FILE, or --text - for standard input");

@@ -8,6 +8,7 @@
 
 namespace carousel {
 
+int RunModels(const ModelsFlags& flags, Backend* backend, Console* console);
 int RunInfo(const InfoFlags& flags, Backend* backend, Console* console);
 int RunStream(const StreamFlags& flags, Backend* backend, Console* console);
 int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console);

@@ -205,6 +205,42 @@ TEST_F(ProgramTest, InfoSaysWhatTheProbeFound) {
   EXPECT_EQ(info["chat_template_reducible"], false);
 }
 
+TEST_F(ProgramTest, ModelsListsFoldersByWhatTheirFilesSay) {
+  for (const char* folder : {"second", "first", ".importing", "no_model"}) {
+    std::filesystem::create_directory(Path(folder));
+    if (std::string(folder) != "no_model")
+      Put(std::string(folder) + "/openvino_model.xml", "<net/>");
+  }
+  Put("first/config.json",
+      R"({"model_type": "gemma3", "max_position_embeddings": 32768, "num_hidden_layers": 3,
+          "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512,
+          "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+          "carousel": {"weights": "int8"}})");
+  Put("second/config.json", "{ damaged");
+  const ProgramResult result =
+      RunExactly({"models", "--models-dir", Path(""), "--json", Path("models.jsonl")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 3) << result.out;
+  EXPECT_LT(result.out.find("first"), result.out.find("second"));
+  EXPECT_NE(result.out.find("3,072, 1,024 past 512 tokens"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("unknown"), std::string::npos) << result.out;
+  const std::string lines = Get("models.jsonl");
+  const json first = json::parse(lines.substr(0, lines.find('\n')));
+  EXPECT_EQ(first["model"], "first");
+  EXPECT_EQ(first["architecture"], "gemma3");
+  EXPECT_EQ(first["weights"], "int8");
+  EXPECT_EQ(first["trained_window"], 32768);
+  EXPECT_EQ(first["cache_bytes_per_token_f16"], 3 * 2 * 256 * 2);
+  EXPECT_EQ(first["cache_bytes_per_token_f16_past_window"], 2 * 256 * 2);
+  EXPECT_GT(first["bytes"], 6);
+}
+
+TEST_F(ProgramTest, AFolderOfModelsThatIsNotThereIsAnError) {
+  const ProgramResult result = RunExactly({"models", "--models-dir", Path("nowhere")});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(result.err.rfind("carousel: --models-dir: ", 0), 0U) << result.err;
+}
+
 TEST_F(ProgramTest, ASettingThatDoesNotFitTheModelIsBadUsage) {
   const ProgramResult result = Run({"stream", "--text", Put("text", "some words"),
                                     "--max-cache-size", "8192"});  // trained on 4096 positions

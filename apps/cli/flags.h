@@ -35,6 +35,11 @@ struct SamplingFlags {
   std::int64_t max_new_tokens = 0;
 };
 
+struct ModelsFlags {
+  std::string directory = "models";  // that holds the models' folders
+  std::string json;
+};
+
 struct InfoFlags {
   ModelFlags model;
   std::string json;

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/json_lines.h"
 #include "cli/numbers.h"
+#include "rope/declared_rope.h"
 #include "rope/rope_probe.h"
 #include "text/turn_format.h"
 
@@ -179,6 +180,7 @@ ordered_json LayerJson(const AttentionLayerSpec& layer, const LayerRopeFinding& 
           {"key_dim", layer.key_dim},
           {"value_dim", layer.value_dim},
           {"sliding_window", layer.sliding_window},
+          {"soft_cap", layer.soft_cap},
           {"rope", VerdictName(finding.verdict)},
           {"pairing", PairingName(finding.rope.pairing)},
           {"first_dim", finding.rope.first_dim},
@@ -219,6 +221,7 @@ int RunInfo(const InfoFlags& flags, Backend* backend, Console* console) {
   const std::unique_ptr<Model> model = backend->LoadModel(flags.model);
   const RopeProbeResult probe =
       ProbeRope(*model, {.tokens = {}, .trained_window = model->spec().trained_window});
+  CheckDeclaredRope(model->spec(), probe);
   const TemplateState chat = DescribeTemplate(flags.model.directory);
   if (flags.json != "-") Print(model->spec(), probe, chat, &console->out);
   if (json) {

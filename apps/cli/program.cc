@@ -18,6 +18,7 @@ int Run(const Invocation& invocation, Backend* backend, Console* console) {
   return std::visit(
       [&](const auto& flags) {
         using Flags = std::decay_t<decltype(flags)>;
+        if constexpr (std::is_same_v<Flags, ModelsFlags>) return RunModels(flags, backend, console);
         if constexpr (std::is_same_v<Flags, InfoFlags>) return RunInfo(flags, backend, console);
         if constexpr (std::is_same_v<Flags, StreamFlags>) return RunStream(flags, backend, console);
         if constexpr (std::is_same_v<Flags, GenerateFlags>)

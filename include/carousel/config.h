@@ -56,6 +56,7 @@ enum class KvType {
 struct EvictionConfig {
   std::int64_t start_size = 32;    // attention sinks, never evicted; multiple of block_size, > 0
   std::int64_t recent_size = 128;  // the newest tokens, never evicted; multiple of block_size, > 0
+  // Of layers without a sliding window: those with one keep all that their queries can see.
   std::int64_t max_cache_size =
       672;  // per layer and KV head; multiple of block_size, > start_size + recent_size
   Aggregation aggregation = Aggregation::kNormSum;

@@ -26,6 +26,11 @@ struct AttentionLayerSpec {
   std::vector<float> sinks;  // [H]: an extra logit that takes mass and has no value; empty: none
 };
 
+// How the files say a layer rotates.
+struct DeclaredRope {
+  std::vector<double> frequencies;  // radians per token, one per pair; empty: it does not rotate
+};
+
 struct ModelSpec {
   std::string name;
   std::string architecture;          // "llama", ...; empty when the files do not say
@@ -35,7 +40,8 @@ struct ModelSpec {
       0.0;  // what the files claim; 0: nothing. Only ever compared with the probe
   double declared_attention_factor =
       1.0;  // of cos and sin (YaRN); part of keys, so it never changes a rotation
-  std::vector<TokenId> end_tokens;  // generation ends at any of these
+  std::vector<DeclaredRope> declared_rope;  // [layers]; empty: nothing. Compared likewise
+  std::vector<TokenId> end_tokens;          // generation ends at any of these
   std::vector<AttentionLayerSpec> layers;
 };
 

@@ -276,6 +276,36 @@ TEST(Engine, SlidingWindowLayersLoseNothingByLettingGo) {
   for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(scores[i], whole[i], 1e-4);
 }
 
+TEST(Engine, OnlyLayersWithoutAWindowAreEvicted) {
+  // Longer than what the other layer may keep: all of it stays. A block stands half inside.
+  TinyModelOptions options{.sliding_window = {100, 0}};
+  const auto engine = Make(SmallConfig(), options);
+  ScoreAll(engine.get(), Tokens(490));
+  EXPECT_GE(engine->metrics().max_resident_tokens, 100 + 32);
+  EXPECT_LE(engine->metrics().max_resident_tokens, 104 + 8 + 32);
+  EXPECT_EQ(engine->metrics().reserved_bytes,
+            Make(SmallConfig(), options)->metrics().reserved_bytes)
+      << "what was reserved at the start is enough";
+  // Shorter: what a window lets go is no eviction, what the other layer loses is.
+  options.sliding_window = {16, 0};
+  const auto other = Make(SmallConfig(), options);
+  ScoreAll(other.get(), Tokens(490));
+  EXPECT_LE(other->metrics().max_resident_tokens, 64 + 32);
+  EXPECT_LE(other->metrics().evicted_tokens, 490 - 64);
+  EXPECT_GE(other->metrics().evicted_tokens, 490 - 64 - 32);
+}
+
+TEST(Engine, OnlyWindowsEvictNothing) {
+  TinyModelOptions options{.sliding_window = {24, 40}};
+  const auto engine = Make(SmallConfig(), options);
+  const auto tokens = Tokens(300);
+  const auto scores = ScoreAll(engine.get(), tokens);
+  EXPECT_EQ(engine->metrics().evicted_tokens, 0);
+  EXPECT_EQ(engine->metrics().evictions, 0);
+  const auto whole = ScoreAll(Make(WholeCache(), options).get(), tokens);
+  for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(scores[i], whole[i], 1e-3);
+}
+
 TEST(Engine, EndTokensStopAndAreNotRead) {
   // Learn what the model says, then call the third token an end.
   const auto free_run =

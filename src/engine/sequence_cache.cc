@@ -50,6 +50,7 @@ SequenceCache::SequenceCache(const EngineSettings& settings,
   }
   if (!settings_.recall_lanes.empty()) recall_.emplace(settings_, layers_);
   plan_.groups.resize(settings_.groups.size());
+  released_tokens_.assign(settings_.groups.size(), 0);
   first_group_.assign(layers.size() + 1, 0);
   for (const CacheGroup& group : settings_.groups)
     ++first_group_[static_cast<std::size_t>(group.layer) + 1];
@@ -69,8 +70,14 @@ RotationTable* SequenceCache::RotationOf(std::int64_t group) {
   return index < 0 ? nullptr : &rotation_tables_[static_cast<std::size_t>(index)];
 }
 
-void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> entries) {
+void SequenceCache::Release(std::int64_t group, std::span<const std::int64_t> entries) {
   if (entries.empty()) return;
+  tables_.Evict(group, entries, pools_.of(group));
+  if (!importance_.empty()) importance_[static_cast<std::size_t>(group)].Erase(entries);
+  if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Erase(entries);
+}
+
+void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> entries) {
   if (recall_) {
     for (const std::int64_t index : entries) {
       const TableEntry& entry = tables_.table(group).entries()[static_cast<std::size_t>(index)];
@@ -78,20 +85,20 @@ void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> ent
       recall_->Store(group_of(group), entry, place.data, *place.shape, RotationOf(group));
     }
   }
-  tables_.Evict(group, entries, pools_.of(group));
-  if (!importance_.empty()) importance_[static_cast<std::size_t>(group)].Erase(entries);
-  if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Erase(entries);
+  Release(group, entries);
 }
 
-// Tokens evicted from one group.
+// Tokens evicted from one group. What a sliding window lets go is no loss, and not counted.
 std::int64_t SequenceCache::EvictGroup(std::int64_t group, const StepRequest& request) {
   const std::int64_t block_size = tables_.block_size();
-  const std::int64_t before = tables_.table(group).resident_tokens();
   const std::int64_t window = LayerOf(group).sliding_window;
   if (window > 0) {
-    Remove(group, PastWindow(tables_.table(group).entries(), block_size, window,
-                             tables_.logical_length()));
+    const auto past =
+        PastWindow(tables_.table(group).entries(), block_size, window, tables_.logical_length());
+    Release(group, past);
+    released_tokens_[static_cast<std::size_t>(group)] += std::ssize(past) * block_size;
   }
+  const std::int64_t before = tables_.table(group).resident_tokens();
   const bool wait =
       !settings_.config.eviction ||
       (request.is_prompt && settings_.config.eviction->prompt_eviction == PromptEviction::kAtEnd);
@@ -374,6 +381,7 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
 
 void SequenceCache::Clear() {
   tables_.Clear(pools_);
+  std::fill(released_tokens_.begin(), released_tokens_.end(), 0);
   for (ImportanceTracker& tracker : importance_) tracker.Clear();
   for (AttentionRecord& record : gathered_) record.Clear();
   if (recall_) recall_->Clear();
@@ -412,7 +420,8 @@ double SequenceCache::requantisation_error() const {
 std::int64_t SequenceCache::evicted_tokens() const {
   std::int64_t most = 0;
   for (std::int64_t group = 0; group < tables_.groups(); ++group) {
-    most = std::max(most, tables_.table(group).evicted_tokens());
+    most = std::max(most, tables_.table(group).evicted_tokens() -
+                              released_tokens_[static_cast<std::size_t>(group)]);
   }
   return most;
 }

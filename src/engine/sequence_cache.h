@@ -90,6 +90,8 @@ class SequenceCache {
  private:
   std::int64_t Evict(const StepRequest& request);
   std::int64_t EvictGroup(std::int64_t group, const StepRequest& request);
+  // Gives blocks back; Remove does it after they were stored for recall.
+  void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Remove(std::int64_t group, std::span<const std::int64_t> entries);
   std::int64_t RotateKeys();
   void PlanGroup(std::int64_t group);
@@ -116,6 +118,7 @@ class SequenceCache {
   std::vector<BlockShape> open_shapes_;                // [groups]
   std::vector<AlignedBuffer<std::byte>> open_blocks_;  // [groups]
   SequenceTables tables_;
+  std::vector<std::int64_t> released_tokens_;    // [groups], past a sliding window: no loss
   std::vector<ImportanceTracker> importance_;    // [groups]; empty: nothing is evicted
   std::vector<AttentionRecord> gathered_;        // [groups]; empty: nobody asked
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope

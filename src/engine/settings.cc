@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "cache/plane_layout.h"
 #include "carousel/error.h"
+#include "rope/declared_rope.h"
 
 namespace carousel {
 namespace {
@@ -47,6 +48,23 @@ PositionPolicy SettlePositions(const EvictionConfig& eviction, Rotation rotation
   return PositionPolicy::kKeep;
 }
 
+std::int64_t BlocksFor(std::int64_t tokens, std::int64_t block_size) {
+  return (tokens + block_size - 1) / block_size;
+}
+
+// What a layer's sliding window needs between steps: its tokens, and a block that stands half
+// inside. 0: the layer has none, or one so long that with a chunk it passes the trained window;
+// then it is no help, and the layer is treated as one that sees everything.
+std::int64_t WindowTokens(const AttentionLayerSpec& layer, std::int64_t trained_window,
+                          const EngineConfig& config) {
+  const std::int64_t block_size = config.cache.block_size;
+  if (layer.sliding_window == 0) return 0;
+  const std::int64_t tokens = (BlocksFor(layer.sliding_window, block_size) + 1) * block_size;
+  const bool fits =
+      trained_window == 0 || tokens + config.chunk_size + block_size <= trained_window;
+  return fits ? tokens : 0;
+}
+
 void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineSettings* settings) {
   const EvictionConfig& eviction = *settings->config.eviction;
   const std::int64_t block_size = settings->config.cache.block_size;
@@ -58,9 +76,13 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
   }
   for (const CacheGroup& group : settings->groups) {
     const auto layer = static_cast<std::size_t>(group.layer);
-    settings->max_cache_size.push_back(eviction.layer_max_cache_size.empty()
-                                           ? eviction.max_cache_size
-                                           : eviction.layer_max_cache_size[layer]);
+    const std::int64_t window =
+        WindowTokens(spec.layers[layer], spec.trained_window, settings->config);
+    const std::int64_t size = eviction.layer_max_cache_size.empty()
+                                  ? eviction.max_cache_size
+                                  : eviction.layer_max_cache_size[layer];
+    // Blocks past a window go by themselves, so nothing inside it has to.
+    settings->max_cache_size.push_back(window > 0 ? window : size);
   }
   for (const std::int64_t size : settings->max_cache_size) {
     // One block beyond max and chunk: a chunk may start and end inside a block.
@@ -95,19 +117,22 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
   }
 }
 
-std::int64_t BlocksFor(std::int64_t tokens, std::int64_t block_size) {
-  return (tokens + block_size - 1) / block_size;
-}
-
 // Both limits as one in bytes.
-std::int64_t SettleLimit(const EngineSettings& settings) {
+std::int64_t SettleLimit(const ModelSpec& spec, const EngineSettings& settings) {
   const CacheConfig& cache = settings.config.cache;
   std::int64_t limit = cache.limit_bytes;
   if (cache.limit_tokens > 0) {
     std::int64_t bytes = 0;
-    for (const BlockShape& shape : settings.shapes) {
-      bytes += BlocksFor(cache.limit_tokens, cache.block_size) *
-               static_cast<std::int64_t>(shape.bytes());
+    for (std::size_t group = 0; group < settings.groups.size(); ++group) {
+      const auto layer = static_cast<std::size_t>(settings.groups[group].layer);
+      const std::int64_t window =
+          WindowTokens(spec.layers[layer], spec.trained_window, settings.config);
+      // A window never holds more, so what it does not need is not given to the other layers.
+      const std::int64_t tokens =
+          window > 0 ? std::min(cache.limit_tokens, window + settings.config.chunk_size)
+                     : cache.limit_tokens;
+      bytes += BlocksFor(tokens, cache.block_size) *
+               static_cast<std::int64_t>(settings.shapes[group].bytes());
     }
     limit = limit == 0 ? bytes : std::min(limit, bytes);
   }
@@ -185,7 +210,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
   } else {
     settings.rotation_reason = "nothing is evicted, so nothing has to rotate";
   }
-  settings.limit_bytes = SettleLimit(settings);
+  settings.limit_bytes = SettleLimit(spec, settings);
   return settings;
 }
 
@@ -194,6 +219,7 @@ EngineSettings Settle(Model& model, const EngineConfig& config) {
   if (!config.eviction) return Settle(model.spec(), config, RopeProbeResult{});
   const RopeProbeResult probe =
       ProbeRope(model, {.tokens = {}, .trained_window = model.spec().trained_window});
+  CheckDeclaredRope(model.spec(), probe);
   return Settle(model.spec(), config, probe);
 }
 

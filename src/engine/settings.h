@@ -20,12 +20,14 @@ namespace carousel {
 
 struct EngineSettings {
   EngineConfig config;
-  PositionRules rules;                       // rotation and positions in force
-  std::string rotation_reason;               // for people
-  std::vector<CacheGroup> groups;            // by layer, then by head
-  std::vector<BlockShape> shapes;            // [groups]
-  RopeSpec rope;                             // [layers]; none rotates where rotation is off
-  std::vector<std::int64_t> max_cache_size;  // [groups]; empty: nothing is evicted
+  PositionRules rules;             // rotation and positions in force
+  std::string rotation_reason;     // for people
+  std::vector<CacheGroup> groups;  // by layer, then by head
+  std::vector<BlockShape> shapes;  // [groups]
+  RopeSpec rope;                   // [layers]; none rotates where rotation is off
+  // [groups]; empty: nothing is evicted. Of a layer with a sliding window: what the window holds,
+  // so that it is never evicted by score.
+  std::vector<std::int64_t> max_cache_size;
   std::vector<std::int64_t>
       reserved_blocks;           // [groups]: taken at the start, so that nothing fails later
   std::int64_t limit_bytes = 0;  // of the pools, from both limits of the configuration; 0: none
@@ -37,7 +39,8 @@ struct EngineSettings {
 inline bool Recalls(const AttentionLayerSpec& layer) { return layer.sliding_window == 0; }
 
 // Throws carousel::Error for what Validate refuses and for what this model makes impossible. Runs
-// the probe (some dozens of one-token steps) when something may be evicted.
+// the probe (some dozens of one-token steps) when something may be evicted, and refuses a model
+// whose files declare another RoPE than the probe finds.
 EngineSettings Settle(Model& model, const EngineConfig& config);
 
 // The same with the probe's result given.

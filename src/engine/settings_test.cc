@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "carousel/engine.h"
 #include "carousel/error.h"
 #include "engine/tiny_model.h"
 
@@ -64,6 +65,36 @@ TEST(Settle, WithoutRopeCompactNeedsNoRotation) {
   const EngineSettings settings = SettleFor({.rope_theta = 0.0, .alibi = true}, config);
   EXPECT_EQ(settings.rules.rotation, Rotation::kOff);
   EXPECT_EQ(settings.rules.policy, PositionPolicy::kCompact);
+}
+
+TEST(Settle, LayersWithAWindowKeepIt) {
+  EngineConfig config = SmallConfig();  // 64 tokens in blocks of 8, chunks of 32
+  const TinyModelOptions options{.sliding_window = {20, 0}};
+  const EngineSettings settings = SettleFor(options, config);
+  // 20 tokens touch 3 blocks, and one more stands half inside.
+  EXPECT_EQ(settings.max_cache_size, (std::vector<std::int64_t>{32, 64}));
+  EXPECT_EQ(settings.reserved_blocks, (std::vector<std::int64_t>{9, 13}));
+  // A window that passes the trained one is none.
+  EXPECT_EQ(SettleFor({.sliding_window = {500, 0}}, config).max_cache_size,
+            (std::vector<std::int64_t>{64, 64}));
+  // The limit in tokens is the layers' that see everything; windows only have what they need.
+  config.cache.limit_tokens = 200;
+  const EngineSettings limited = SettleFor(options, config);
+  const auto block_bytes = static_cast<std::int64_t>(limited.shapes[0].bytes());
+  EXPECT_EQ(limited.limit_bytes, (25 + 8) * block_bytes);
+  // One budget covers both kinds.
+  config.cache.limit_tokens = 0;
+  config.cache.limit_bytes = (9 + 13) * block_bytes;
+  EXPECT_NO_THROW(Engine::Create(std::make_unique<TinyModel>(options), config));
+  config.cache.limit_bytes -= 1;
+  EXPECT_THROW(Engine::Create(std::make_unique<TinyModel>(options), config), Error);
+}
+
+TEST(Settle, TheTrainedWindowLimitsLayersWithoutAWindow) {
+  EngineConfig config = SmallConfig();
+  config.eviction->max_cache_size = 480;  // with a chunk and a block past 512
+  ExpectRefused({.sliding_window = {20, 0}}, config, "max_cache_size");
+  EXPECT_NO_THROW(SettleFor({.sliding_window = {20, 24}}, config));
 }
 
 TEST(Settle, WhatTheProbeRefusesIsNotRotated) {

@@ -11,6 +11,7 @@
 
 #include "carousel/error.h"
 #include "openvino/constants.h"
+#include "openvino/soft_cap.h"
 
 namespace carousel {
 namespace {
@@ -164,9 +165,11 @@ std::vector<OriginalAttention> FindOriginalAttention(ov::Core& core,
                                                      std::int64_t trained_window) {
   std::vector<OriginalAttention> originals;
   for (const NodePtr& node : model->get_ordered_ops()) {
-    if (!ov::is_type<Attention>(node)) continue;
+    const auto attention = ov::as_type_ptr<Attention>(node);
+    if (!attention) continue;
     originals.push_back({.name = node->get_friendly_name(),
                          .has_sinks = node->get_input_size() > kSinksOfOriginal,
+                         .soft_cap = TakeOutSoftCap(attention),
                          .mask = {}});
   }
   if (originals.empty()) {
@@ -213,6 +216,7 @@ AttentionLayerSpec ReadLayerSpec(const NodePtr& paged, const OriginalAttention& 
   ReadScale(reader, spec);
   ReadSinks(reader, original, spec);
   ReadMask(reader, original, spec);
+  spec.soft_cap = original.soft_cap;
   if (!reader.Constant(kTokenTypesInput, "token types").empty()) {
     Refuse(fmt::format("attention {} reads token types, which is not supported", spec.name));
   }

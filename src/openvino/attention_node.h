@@ -19,11 +19,12 @@ namespace carousel {
 struct OriginalAttention {
   std::string name;
   bool has_sinks = false;
+  float soft_cap = 0.0F;
   MaskFacts mask;
 };
 
-// In the graph's order. Throws carousel::Error (kModel, "model") when there is none, or as
-// MeasureMasks does.
+// In the graph's order. Soft caps are taken out of the masks of `model`. Throws carousel::Error
+// (kModel, "model") when there is no attention, or as TakeOutSoftCap and MeasureMasks do.
 std::vector<OriginalAttention> FindOriginalAttention(ov::Core& core,
                                                      const std::shared_ptr<ov::Model>& model,
                                                      std::int64_t trained_window);

@@ -93,6 +93,25 @@ double AttentionFactor(const fs::path& path, const Json& json) {
   return is_yarn && factor > 1.0 ? 0.1 * std::log(factor) + 1.0 : 1.0;
 }
 
+std::vector<DeclaredRope> LayersOfRope(const fs::path& path, const Json& json) {
+  const auto carousel = json.find("carousel");
+  if (carousel == json.end() || !carousel->is_object() || !carousel->contains("rope")) return {};
+  const Json& rope = carousel->at("rope");
+  std::vector<DeclaredRope> layers;
+  try {
+    std::vector<DeclaredRope> tables;
+    for (const Json& table : rope.at("tables")) {
+      tables.push_back({table.at("frequencies").get<std::vector<double>>()});
+    }
+    for (const Json& layer : rope.at("layers")) {
+      layers.push_back(layer.is_null() ? DeclaredRope{} : tables.at(layer.get<std::size_t>()));
+    }
+  } catch (const std::exception&) {
+    ThrowWrongKind(path, "carousel.rope", rope);
+  }
+  return layers;
+}
+
 std::uintmax_t RequireFile(const fs::path& path, const std::string& field) {
   std::error_code error;
   if (!fs::is_regular_file(path, error)) {
@@ -117,6 +136,7 @@ DeclaredConfig ReadDeclaredConfig(const fs::path& directory) {
   config.trained_window = CountOr(path, json, "max_position_embeddings", 0);
   config.rope_theta = NumberOr(path, json, "rope_theta", 0.0);
   config.attention_factor = AttentionFactor(path, json);
+  config.rope = LayersOfRope(path, json);
   AppendEndTokens(path, json, config.end_tokens);
   const fs::path generation_path = directory / "generation_config.json";
   AppendEndTokens(generation_path, ReadJson(generation_path), config.end_tokens);

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "carousel/model.h"
 #include "carousel/types.h"
 
 namespace carousel {
@@ -23,6 +24,8 @@ struct DeclaredConfig {
   double rope_theta = 0.0;          // "rope_theta"
   double attention_factor =
       1.0;  // "rope_scaling"."attention_factor", or what YaRN derives from its factor
+  // "carousel"."rope", which tools/import_gguf.py writes: tables, and which of them each layer has.
+  std::vector<DeclaredRope> rope;   // [layers]; empty: the files do not say
   std::vector<TokenId> end_tokens;  // "eos_token_id" of both files, in that order, each once
 };
 

@@ -61,6 +61,21 @@ TEST_F(DeclaredConfigTest, ReadsWhatIsThere) {
   EXPECT_THAT(config.end_tokens, ElementsAre(2, 7));
 }
 
+TEST_F(DeclaredConfigTest, LayersOfRope) {
+  Write("config.json", R"({"carousel": {"rope": {
+      "tables": [{"frequencies": [1.0, 0.1]}, {"frequencies": [0.5]}], "layers": [1, null, 0]}}})");
+  const std::vector<DeclaredRope> layers = Read().rope;
+  ASSERT_EQ(layers.size(), 3U);
+  EXPECT_THAT(layers[0].frequencies, ElementsAre(0.5));
+  EXPECT_THAT(layers[1].frequencies, IsEmpty());
+  EXPECT_THAT(layers[2].frequencies, ElementsAre(1.0, 0.1));
+  for (const char* rope : {"1", R"({"tables": []})", R"({"tables": [], "layers": [0]})",
+                           R"({"tables": [{"frequencies": ["a"]}], "layers": []})"}) {
+    Write("config.json", std::string(R"({"carousel": {"rope": )") + rope + "}}");
+    EXPECT_THAT(ReadError(), AllOf(HasSubstr("config.json"), HasSubstr("carousel.rope"))) << rope;
+  }
+}
+
 TEST_F(DeclaredConfigTest, AttentionFactorIsGivenOrYarns) {
   Write("config.json", R"({"rope_scaling": {"attention_factor": 1.25, "type": "longrope"}})");
   EXPECT_EQ(Read().attention_factor, 1.25);

@@ -181,6 +181,7 @@ ModelSpec MakeSpec(const OpenVinoModelOptions& options, const DeclaredConfig& de
   spec.trained_window = declared.trained_window;
   spec.declared_rope_theta = declared.rope_theta;
   spec.declared_attention_factor = declared.attention_factor;
+  spec.declared_rope = declared.rope;
   spec.end_tokens = declared.end_tokens;
   spec.layers = std::move(graph.layers);
   for (const TokenId token : spec.end_tokens) {

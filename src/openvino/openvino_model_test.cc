@@ -103,6 +103,12 @@ std::vector<NamedOptions> EveryKind() {
         .sliding_window = 4}},
       {"sinks", sinks},
       {"own_scale", {.scale = 0.4}},
+      {"soft_capped_scores",
+       {.layers = 3,
+        .layer_mask = {TinyMask::kCausal, TinyMask::kSlidingUnknown, TinyMask::kCausal},
+        .sliding_window = 4,
+        .scale = 0.7,
+        .soft_cap = 0.8}},
       {"soft_capped_logits", {.has_soft_capped_logits = true}},
   };
 }
@@ -209,6 +215,12 @@ TEST(OpenVinoModelSpecTest, AlibiSlopesFallWithDistance) {
   LoadedModel model(options);
   EXPECT_THAT(model->spec().layers[1].alibi_slopes,
               Pointwise(FloatNear(1e-4F), TinyAlibiSlopes(options)));
+}
+
+TEST(OpenVinoModelSpecTest, SoftCapsAreReadOffTheMasks) {
+  LoadedModel model({.soft_cap = 1.5});
+  EXPECT_EQ(model->spec().layers[1].soft_cap, 1.5F);
+  EXPECT_EQ(model->spec().layers[1].scale, 0.25F);
 }
 
 TEST(OpenVinoModelSpecTest, YarnDeclaresItsAttentionFactor) {

@@ -111,6 +111,11 @@ TEST(RefusedGraphTest, ChunkedAttention) {
       AllOf(HasSubstr("attention.0"), HasSubstr("chunked")));
 }
 
+TEST(RefusedGraphTest, SoftCapsOfOtherScores) {
+  EXPECT_THAT(LoadError(TinyDecoderOptions{.soft_cap = 2.0, .caps_other_scores = true}),
+              HasSubstr("soft cap of its attention attention.0 is one of other scores"));
+}
+
 TEST(RefusedGraphTest, BiasThatIsNotAlibi) {
   EXPECT_THAT(LoadError(TinyDecoderOptions{.layer_mask = {TinyMask::kSquareBias}}),
               AllOf(HasSubstr("attention.0"), HasSubstr("bias")));

@@ -17,7 +17,6 @@
 namespace carousel {
 namespace {
 
-constexpr std::int64_t kUnknownWindow = 8192;
 constexpr std::int64_t kDefaultTokens = 2;
 // Values that differ by more are not the same value rounded in another order.
 constexpr double kLargestValueChange = 1e-4;
@@ -308,7 +307,7 @@ RopeProbeResult ProbeRope(Model& model, const RopeProbeOptions& options) {
   CAROUSEL_CHECK_GT(spec.vocabulary_size, 0);
   CAROUSEL_CHECK_GE(options.trained_window, 0);
   const std::int64_t window = options.trained_window == 0
-                                  ? kUnknownWindow
+                                  ? kUnknownTrainedWindow
                                   : std::max<std::int64_t>(options.trained_window, 2);
   const std::vector<TokenId> tokens =
       options.tokens.empty() ? TokensSpreadOver(spec.vocabulary_size) : options.tokens;

@@ -42,11 +42,14 @@ struct RopeProbeResult {
   RopeSpec spec() const;  // CHECKs that no layer is refused
 };
 
+// Where the trained window is taken to end when nothing says it.
+inline constexpr std::int64_t kUnknownTrainedWindow = 8192;
+
 struct RopeProbeOptions {
   // Tokens whose keys are read; several, so that a small component in one is large in another.
   std::vector<TokenId> tokens;  // empty: spread over the vocabulary
   // Where the trained window ends; scaling that sets in past it is looked for at twice this. 0:
-  // unknown, 8192.
+  // unknown, kUnknownTrainedWindow.
   std::int64_t trained_window = 0;
 };
 

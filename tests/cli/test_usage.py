@@ -23,7 +23,7 @@ class Help(ProgramTestCase):
     def test_help_names_the_commands(self):
         result = run("--help")
         self.assertEqual((result.returncode, result.stderr), (0, b""))
-        for word in (*COMMANDS, "bench", "Examples:", "CAROUSEL_MAX_CACHE_SIZE"):
+        for word in ("models", *COMMANDS, "bench", "Examples:", "CAROUSEL_MAX_CACHE_SIZE"):
             self.assertIn(word, result.stdout.decode())
 
     def test_help_of_each_command_has_examples_and_flags(self):

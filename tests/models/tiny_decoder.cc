@@ -365,6 +365,7 @@ class Builder {
     ov::OutputVector arguments = {q, ForQueryHeads(Append(keys, k), options_.key_dim),
                                   ForQueryHeads(Append(values, v), options_.value_dim),
                                   Mask(keys.past, layer)};
+    if (options_.soft_cap > 0.0) arguments[3] = SoftCapped(arguments);
     AppendScaleAndSinks(q, arguments);
     const auto attended =
         std::make_shared<ov::op::v13::ScaledDotProductAttention>(arguments, false);
@@ -375,10 +376,25 @@ class Builder {
     return Linear(joined, width, options_.hidden_size);
   }
 
+  double Scale() const {
+    return options_.scale.value_or(1.0 / std::sqrt(static_cast<double>(options_.key_dim)));
+  }
+
+  // The mask, and what makes cap * tanh(s / cap) of the scores s, as tools/decoder_graph.py has it.
+  Out SoftCapped(const ov::OutputVector& arguments) {
+    const double scale = options_.caps_other_scores ? 2.0 * Scale() : Scale();
+    const Out product = std::make_shared<v0::MatMul>(arguments[0], arguments[1], false, true);
+    const Out scores = Multiply(product, Float(scale));
+    const Out cap = Float(options_.soft_cap);
+    const Out tanh = std::make_shared<v0::Tanh>(std::make_shared<v1::Divide>(scores, cap));
+    return Add(arguments[3], Subtract(Multiply(tanh, cap), scores));
+  }
+
   void AppendScaleAndSinks(const Out& q, ov::OutputVector& arguments) {
-    if (!options_.scale && !options_.has_sinks && !options_.scale_from_input) return;
-    const double usual = 1.0 / std::sqrt(static_cast<double>(options_.key_dim));
-    Out scale = Float(options_.scale.value_or(usual));
+    const bool is_left_out = !options_.scale && !options_.has_sinks && !options_.scale_from_input &&
+                             options_.soft_cap == 0.0;
+    if (is_left_out) return;
+    Out scale = Float(Scale());
     if (options_.scale_from_input) {
       scale = Multiply(scale, std::make_shared<v0::Convert>(SizeOf(q, 2), f32));
     }

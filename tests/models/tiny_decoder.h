@@ -58,6 +58,8 @@ struct TinyDecoderOptions {
   bool has_sinks = false;
   std::optional<double> scale;  // of the dot products; absent: the graph leaves it to the operation
   bool has_soft_capped_logits = false;
+  double soft_cap = 0.0;             // of attention scores, written into the masks; 0: none
+  bool caps_other_scores = false;    // of scores that are not the attention's: to be refused
   bool scale_from_input = false;     // a scale that is not a constant: to be refused
   bool has_recurrent_state = false;  // a state that is not attention's: to be refused
   bool has_half_weights = false;  // constants as f16, converted in the graph, as exports have them

@@ -25,7 +25,11 @@ class ReferenceDecoder:
         return self.entries.get(f"{self.architecture}.{key}", missing)
 
     def norm(self, x, name):
-        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.of("attention.layer_norm_rms_epsilon")) * self.tensors[name]
+        return (
+            x
+            / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.of("attention.layer_norm_rms_epsilon"))
+            * self.tensors[name]
+        )
 
     def norm_if_there(self, x, name):
         return self.norm(x, name) if name in self.tensors else x
@@ -117,7 +121,9 @@ class ReferenceDecoder:
             x = x * (math.sqrt(self.hidden) if self.is_gemma else self.of("embedding_scale", 1.0))
             for layer in layers:
                 block, scale = f"blk.{layer}.", self.of("residual_scale", 1.0)
-                attended = self.attention(self.norm(x, block + "attn_norm.weight"), layer, position, keys[layer], values[layer])
+                attended = self.attention(
+                    self.norm(x, block + "attn_norm.weight"), layer, position, keys[layer], values[layer]
+                )
                 x = x + scale * self.norm_if_there(attended, block + "post_attention_norm.weight")
                 fed = self.feed_forward(self.norm(x, block + "ffn_norm.weight"), layer)
                 x = x + scale * self.norm_if_there(fed, block + "post_ffw_norm.weight")

@@ -133,7 +133,9 @@ class Codes(unittest.TestCase):
 
     def test_what_half_precision_cannot_hold_is_refused(self):
         weight = np.full((2, 32), 70000, np.float32)
-        self.assertRaisesRegex(ValueError, "use int8", matrix_codes.encode, "f16", iter([weight]), (2, 32), "w", matrix_codes.Error())
+        self.assertRaisesRegex(
+            ValueError, "use int8", matrix_codes.encode, "f16", iter([weight]), (2, 32), "w", matrix_codes.Error()
+        )
 
 
 class Architectures(unittest.TestCase):
@@ -152,7 +154,9 @@ class Architectures(unittest.TestCase):
         entries = tiny_gguf.metadata(architecture, **changes)
         tensors = tiny_gguf.weights(entries, "F16") | (more_tensors or {})
         # What is in the file is rounded to half precision.
-        tensors = {name: (np.float16(values) if kind == "F16" else values, kind) for name, (values, kind) in tensors.items()}
+        tensors = {
+            name: (np.float16(values) if kind == "F16" else values, kind) for name, (values, kind) in tensors.items()
+        }
         source = self.source(tiny_gguf.file_bytes(entries, tensors))
         model = decoder_graph.build(source.description.decoder, source.weights("f16"), "tiny")
         tokens = np.random.default_rng(3).integers(0, len(tiny_gguf.TOKENS), 30)
@@ -161,7 +165,13 @@ class Architectures(unittest.TestCase):
         begin = 0
         for count in (11, 1, 1, 17):
             found = stepper.step(tokens[begin : begin + count])
-            np.testing.assert_allclose(found, wanted[begin : begin + count], rtol=2e-3, atol=2e-3, err_msg=f"{architecture}, tokens from {begin}")
+            np.testing.assert_allclose(
+                found,
+                wanted[begin : begin + count],
+                rtol=2e-3,
+                atol=2e-3,
+                err_msg=f"{architecture}, tokens from {begin}",
+            )
             begin += count
         self.assertGreater(wanted.std(), 0.05)
         return source.description
@@ -185,7 +195,11 @@ class Architectures(unittest.TestCase):
         self.assertEqual(found.decoder.layers[0].rope.frequencies[0], 1)
 
     def test_yarn(self):
-        entries = {"qwen2__rope__scaling__type": "yarn", "qwen2__rope__scaling__factor": 4.0, "qwen2__context_length": 512}
+        entries = {
+            "qwen2__rope__scaling__type": "yarn",
+            "qwen2__rope__scaling__factor": 4.0,
+            "qwen2__context_length": 512,
+        }
         entries["qwen2__rope__scaling__original_context_length"] = 128
         rope = self.source(tiny_gguf.tiny("qwen2", **entries)).description.decoder.layers[0].rope
         self.assertAlmostEqual(rope.attention_factor, 0.1 * np.log(4) + 1)
@@ -204,7 +218,9 @@ class Architectures(unittest.TestCase):
 
     def test_factors_follow_the_window(self):
         data = tiny_gguf.tiny("phi3")
-        self.assertAlmostEqual(self.source(data).description.decoder.layers[0].rope.frequencies[5], 10000 ** (-5 / 6) / 4)
+        self.assertAlmostEqual(
+            self.source(data).description.decoder.layers[0].rope.frequencies[5], 10000 ** (-5 / 6) / 4
+        )
         short = self.source(data, window=128).description
         self.assertAlmostEqual(short.decoder.layers[0].rope.frequencies[5], 10000 ** (-5 / 6) / 1.5)
         self.assertEqual(short.trained_window, 128)
@@ -278,7 +294,9 @@ class Tokenizers(unittest.TestCase):
             ({"tokenizer__ggml__add_eos_token": "yes"}, "add_eos_token is 'yes'"),
         ):
             entries = tiny_gguf.metadata(**{"tokenizer__ggml__add_bos_token": True} | changes)
-            self.assertRaisesRegex(gguf_tokenizer.TokenizerError, f"file.gguf: .*{words}", gguf_tokenizer.read, entries, 261, "file.gguf")
+            self.assertRaisesRegex(
+                gguf_tokenizer.TokenizerError, f"file.gguf: .*{words}", gguf_tokenizer.read, entries, 261, "file.gguf"
+            )
 
 
 class Import(unittest.TestCase):
@@ -382,9 +400,13 @@ class Import(unittest.TestCase):
             entries = tiny_gguf.metadata(**changes)
             self.gguf.write_bytes(tiny_gguf.file_bytes(entries, tiny_gguf.weights(tiny_gguf.metadata(), "F16")))
             self.refuse(words)
-        self.gguf.write_bytes(tiny_gguf.tiny("llama", more_tensors={"blk.0.ssm.weight": (np.ones((4, 4), np.float32), "F32")}))
+        self.gguf.write_bytes(
+            tiny_gguf.tiny("llama", more_tensors={"blk.0.ssm.weight": (np.ones((4, 4), np.float32), "F32")})
+        )
         self.refuse("blk.0.ssm.weight is none that")
-        self.gguf.write_bytes(tiny_gguf.tiny("llama", more_tensors={"rope_freqs.weight": (np.zeros(8, np.float32), "F32")}))
+        self.gguf.write_bytes(
+            tiny_gguf.tiny("llama", more_tensors={"rope_freqs.weight": (np.zeros(8, np.float32), "F32")})
+        )
         self.refuse("rope_freqs.weight has 8 factors")
         self.gguf.write_bytes(tiny_gguf.tiny("llama"))
         self.refuse("--window is 129.*trained on 128", "--window", "129")

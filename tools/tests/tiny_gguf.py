@@ -149,7 +149,11 @@ def weights(entries, matrix_type, seed=7):
         return entries.get(f"{architecture}.{key}", missing)
 
     hidden, inner, vocabulary = of("embedding_length"), of("feed_forward_length"), len(entries["tokenizer.ggml.tokens"])
-    heads, kv_heads, dim = of("attention.head_count"), of("attention.head_count_kv"), of("attention.key_length", HIDDEN // HEADS)
+    heads, kv_heads, dim = (
+        of("attention.head_count"),
+        of("attention.head_count_kv"),
+        of("attention.key_length", HIDDEN // HEADS),
+    )
     is_gemma = architecture.startswith("gemma")
 
     def matrix(rows, columns, type_name=matrix_type):

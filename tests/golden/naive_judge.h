@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// A naive engine that keeps a list of tokens per group, in double, and does everything by
+// definition: no blocks, no shifts, no chunks of attention. What the real one must equal.
+#pragma once
+
+#include <span>
+
+#include "carousel/engine.h"
+#include "carousel/model.h"
+#include "rope/rope_spec.h"
+
+namespace carousel::testing {
+
+struct NaiveRun {
+  Model* model = nullptr;  // the same as the engine's, and another one
+  const RopeSpec* rope = nullptr;
+  const EngineConfig* config = nullptr;  // the engine's, with eviction
+  std::span<const TokenId> tokens;
+  double tolerance = 0.0;  // nats
+};
+
+// Feeds both the tokens, step by step as the engine takes them, and expects the same likelihood of
+// each.
+void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run);
+
+}  // namespace carousel::testing
