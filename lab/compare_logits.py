@@ -3,12 +3,16 @@
 """Compares an import's predictions with llama.cpp's on the same GGUF file, token by token.
 
     lab/compare_logits.py --gguf model.gguf --model models/imported [--model models/other] --text book.txt
+    lab/compare_logits.py --architectures
 
 Both read the same tokens, teacher-forced. Printed are the share of places where both find the same token most likely, the
 mean KL divergence of the import's prediction from llama.cpp's, and both perplexities.
 
 llama.cpp rounds activations to 8 bits before they meet quantised weights. With --unpacked it runs on a copy of the file
 whose weights are unpacked to float32, so that nothing is rounded: what is then left is the import's own difference.
+
+--architectures compares a tiny random decoder of every architecture that the importer knows: no weights are needed to see
+whether both read a file's metadata alike.
 
 It needs llama-cpp-python (pip install llama-cpp-python), which is no requirement of this project; without it nothing is
 compared, and the exit status is 77.
@@ -114,17 +118,49 @@ class Sums:
         self.predicted += len(following)
 
 
+def compare_architectures(llama_cpp) -> int:
+    """Logits of each tiny decoder; returns how many differ by more than llama.cpp's rounding of activations to halves."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools" / "tests"))
+    import decoder_graph
+    import gguf_header
+    import import_gguf
+    import model_check
+    import tiny_gguf
+
+    differing = 0
+    tokens = np.random.default_rng(0).integers(3, len(tiny_gguf.TOKENS), 100)
+    with tempfile.TemporaryDirectory() as folder:
+        for architecture in tiny_gguf.ARCHITECTURES:
+            path = Path(folder) / f"{architecture}.gguf"
+            path.write_bytes(tiny_gguf.tiny(architecture))
+            reference = LlamaCpp(llama_cpp, path, 120).model
+            reference.eval(tokens.tolist())
+            wanted = np.array(reference.scores[: len(tokens)])
+            source = import_gguf.Source(path, gguf_header.read(path), None)
+            graph = decoder_graph.build(source.description.decoder, source.weights("f16"), architecture)
+            found = model_check.Stepper(graph).step(tokens)
+            largest = float(np.abs(found - wanted).max() / wanted.std())
+            differing += largest > 0.02
+            print(f"{architecture}: largest difference of {wanted.size:,} logits {largest:.4f} of their deviation")
+    return differing
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--architectures", action="store_true", help="compare tiny random models; needs no other flag")
+    parser.add_argument("--gguf", type=Path, metavar="FILE")
     parser.add_argument(
-        "--model", type=Path, action="append", required=True, metavar="DIR", help="an import of FILE; repeatable"
+        "--model", type=Path, action="append", default=[], metavar="DIR", help="an import of FILE; repeatable"
     )
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--text", type=Path, metavar="FILE")
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--unpacked", action="store_true", help="let llama.cpp run on weights unpacked to float32")
     options = parser.parse_args()
     llama_cpp = load_llama_cpp()
+    if options.architectures:
+        return min(compare_architectures(llama_cpp), 1)
+    if not (options.gguf and options.model and options.text):
+        parser.error("give --gguf, --model and --text, or --architectures")
     text = options.text.read_text(encoding="utf-8")[: options.tokens * 16]
     with tempfile.TemporaryDirectory() as folder:
         path = options.gguf

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares imports of one model: milliseconds per step, and how far their predictions are from the first one's.
 
-    compare_models.py models/original models/smollm2-135m-instruct
+    compare_models.py models/as-f16 models/smollm2-135m-instruct
 
 Steps of the models alternate, so that what else the machine does meets all of them alike.
 """

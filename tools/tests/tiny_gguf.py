@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 HIDDEN, HEADS, KV_HEADS, FEED_FORWARD, LAYERS = 64, 4, 2, 96, 2
 TYPE_NUMBERS = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 8}
 
@@ -25,8 +25,8 @@ def value(item):
         return struct.pack("<If", FLOAT32, item)
     if isinstance(item, str):
         return struct.pack("<I", STRING) + text(item)
-    kind = STRING if isinstance(item[0], str) else FLOAT32 if isinstance(item[0], float) else UINT32
-    layout = "<f" if kind == FLOAT32 else "<I"
+    kind = STRING if isinstance(item[0], str) else FLOAT32 if isinstance(item[0], float) else INT32
+    layout = "<f" if kind == FLOAT32 else "<i"
     items = b"".join(text(entry) if kind == STRING else struct.pack(layout, entry) for entry in item)
     return struct.pack("<IIQ", ARRAY, kind, len(item)) + items
 
