@@ -17,6 +17,12 @@ double Answer::decode_tokens_per_second() const {
   return static_cast<double>(tokens.size() - 1) / decode_seconds;
 }
 
+std::int64_t SystemTokens(const TurnFormat& format, const std::optional<std::string>& system,
+                          const Tokenizer& tokenizer) {
+  return static_cast<std::int64_t>(
+      tokenizer.Encode(format.Beginning(system), {.add_special_tokens = false}).size());
+}
+
 Answer RunRequest(Engine* engine, const Tokenizer& tokenizer, Request request,
                   const std::vector<std::string>& stops, const Interrupt& interrupt,
                   const AnswerListener& listener) {

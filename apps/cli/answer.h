@@ -12,6 +12,7 @@
 #include "carousel/engine.h"
 #include "cli/interrupt.h"
 #include "engine/tokenizer.h"
+#include "text/turn_format.h"
 
 namespace carousel {
 
@@ -29,6 +30,10 @@ struct Answer {
   // Of the tokens after the first; 0 when there are none.
   double decode_tokens_per_second() const;
 };
+
+// How many of a first turn's tokens come before the user's message.
+std::int64_t SystemTokens(const TurnFormat& format, const std::optional<std::string>& system,
+                          const Tokenizer& tokenizer);
 
 // Who watches an answer while it comes. Either may be empty.
 struct AnswerListener {

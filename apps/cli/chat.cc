@@ -153,6 +153,10 @@ void Chat::Say(const std::string& message) {
   Request request{.prompt = tokenizer_->Encode(text, {.add_special_tokens = false}),
                   .max_new_tokens = flags_.sampling.max_new_tokens,
                   .sampling = flags_.sampling.params};
+  if (at_first_turn_ && flags_.pin_system) {
+    const std::int64_t system = SystemTokens(format_, flags_.system, *tokenizer_);
+    if (system > 0) request.pinned = {{.begin = 0, .end = system}};
+  }
   // The same words said twice are not to get the same answer, and a script is to get the same chat.
   request.sampling.seed += turns_++;
   const Answer answer =

@@ -48,8 +48,8 @@ Each line of FILE is one conversation, run from an empty cache:
   {"id": "a1", "raw": false, "turns": [{"prompt": "..."}, {"prompt": "...", "score": "..."}]}
 A turn has "prompt", and may have "max_new_tokens"; "score", an answer that is given instead of the
 model's own and whose negative log-likelihood is reported; "score_prompt": true, the same of the
-prompt's tokens. Prompts and scored answers are texts or arrays of token ids; ids are taken as they
-are. "raw": true leaves the chat template out. One line of JSON comes out per turn, then a summary.
+prompt's tokens; "pin": true, which keeps the prompt from ever being evicted. Prompts and scored
+answers are texts or arrays of token ids; ids are taken as they are. "raw": true leaves the chat template out. One line of JSON comes out per turn, then a summary.
 
 --logits writes, for each token of each scored answer, the natural logarithm of the model's
 distribution that the token was one of: float32, little-endian, [tokens, vocabulary], row after row.
@@ -211,6 +211,10 @@ class GenerateCommand : public CommandDefinition {
         &target_.token_ids_file);
     flags().OptionalText({"--system", "TEXT", "The system message in front of the prompt"},
                          &target_.system);
+    AddPinSystemFlag(&flags(), &target_.pin_system);
+    flags().Integer(
+        {"--pin-tokens", "N", "Never evict the first N tokens of the prompt; 0: none (default 0)"},
+        {0, INT64_MAX}, &target_.pin_tokens);
     flags().Switch(
         {"--raw", "", "Give the prompt to the model as it is, without the chat template"},
         &target_.raw);
@@ -238,7 +242,10 @@ class GenerateCommand : public CommandDefinition {
     if (target_.token_ids_file) target_.raw = true;
     if (target_.raw && flags().GivenOnCommandLine("--system"))
       throw UsageError("--system: has no place in a raw prompt; leave out one of them");
+    if (target_.raw && target_.pin_system)
+      throw UsageError("--pin-system: a raw prompt has no system message; use --pin-tokens");
     if (target_.raw) target_.system.reset();
+    if (target_.pin_tokens > 0) invocation.labels["pinned"] = "--pin-tokens";
     if (target_.prompt)
       Checked(invocation.labels, [&] { ValidateText(*target_.prompt, "prompt", 0); });
     if (target_.system)
@@ -296,6 +303,7 @@ class ChatCommand : public CommandDefinition {
     flags().Heading("Conversation");
     flags().OptionalText({"--system", "TEXT", "The system message in front of the conversation"},
                          &target_.system);
+    AddPinSystemFlag(&flags(), &target_.pin_system);
     AddModelFlags(&flags(), &target_.model);
     target_.sampling.max_new_tokens = 1024;
     // Mild: enough chance that a small model leaves its loops, little enough that it keeps to the

@@ -164,6 +164,24 @@ TEST_F(ProgramTest, GenerateStopsAtAStopString) {
   EXPECT_LT(summary["new_tokens"], 40);
 }
 
+TEST_F(ProgramTest, GeneratePinsWhatItIsTold) {
+  const std::vector<std::string> arguments = {
+      "generate", "--prompt-file",    Put("text", LongText().substr(0, 900)),
+      "--raw",    "--ignore-eos",     "--max-new-tokens",
+      "8",        "--max-cache-size", "256",
+      "--policy", "window",           "--logprobs",
+      "1",        "--json",           "-"};
+  const ProgramResult loose = Run(arguments);
+  ASSERT_EQ(loose.status, 0) << loose.err;
+  const ProgramResult pinned = Run(With(arguments, {"--pin-tokens", "90"}));
+  ASSERT_EQ(pinned.status, 0) << pinned.err;
+  EXPECT_NE(json::parse(pinned.out)["logprobs"], json::parse(loose.out)["logprobs"]);
+  const ProgramResult too_much = Run(With(arguments, {"--pin-tokens", "200"}));
+  EXPECT_EQ(too_much.status, 2);
+  EXPECT_EQ(too_much.err.rfind("carousel: --pin-tokens: ", 0), 0U) << too_much.err;
+  EXPECT_EQ(Run(With(arguments, {"--pin-system"})).status, 2);  // a raw prompt has none
+}
+
 TEST_F(ProgramTest, GenerateNeedsATurnFormatOrRaw) {
   const ProgramResult missing = Run({"generate", "--prompt", "hi"});
   EXPECT_EQ(missing.status, 1);

@@ -82,6 +82,8 @@ Request Evaluation::RequestOf(const EvaluationTask& task, std::size_t index) con
                   .max_new_tokens = turn.max_new_tokens.value_or(flags_.sampling.max_new_tokens),
                   .score_prompt = turn.score_prompt,
                   .sampling = flags_.sampling.params};
+  if (turn.pin && !request.prompt.empty())
+    request.pinned = {{.begin = 0, .end = static_cast<std::int64_t>(request.prompt.size())}};
   if (!turn.score) return request;
   request.keep_logits = true;
   if (const auto* tokens = std::get_if<std::vector<TokenId>>(&*turn.score))

@@ -75,6 +75,21 @@ TEST_F(EvaluateTest, AConversationDoesNotDependOnTheOnesBeforeIt) {
   EXPECT_EQ(lines[4]["rotation"], "query");
 }
 
+TEST_F(EvaluateTest, APinnedTurnStays) {
+  const auto task = [](bool pin) {
+    return R"({"id": "x", "raw": true, "turns": [{"prompt": "a secret and a few words beside it",)"
+           R"( "max_new_tokens": 0, "pin": )" +
+           std::string(pin ? "true" : "false") + R"(}, {"prompt": ")" + Numbers(150) +
+           R"(", "score": "a secret"}]})";
+  };
+  const std::vector<std::string> small = {"--start-size",     "8",  "--recent-size", "8",
+                                          "--max-cache-size", "64", "--chunk",       "16",
+                                          "--block-size",     "8",  "--policy",      "window"};
+  EXPECT_NE(Evaluate(task(true), small)[1]["nll"], Evaluate(task(false), small)[1]["nll"]);
+  const std::string bad = Failure(R"({"id": 1, "turns": [{"prompt": "x", "pin": 1}]})", 2);
+  EXPECT_NE(bad.find("\"pin\" must be true or false"), std::string::npos) << bad;
+}
+
 TEST_F(EvaluateTest, PeakBytesAreThePoolsAndEvictionRunsBetweenTurns) {
   const std::string task = R"({"id": 1, "raw": true, "turns": [{"prompt": ")" + Numbers(150) +
                            R"(", "max_new_tokens": 0}, {"prompt": "more", "max_new_tokens": 3}]})";

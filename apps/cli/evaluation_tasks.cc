@@ -58,13 +58,14 @@ std::optional<TextOrTokens> ReadText(const json& object, const char* key,
 
 EvaluationTurn ReadTurn(const json& object, const std::string& where) {
   if (!object.is_object()) Fail(fmt::format("{}: is not a JSON object", where));
-  RefuseUnknown(object, {"prompt", "max_new_tokens", "score", "score_prompt"}, where);
+  RefuseUnknown(object, {"prompt", "max_new_tokens", "score", "score_prompt", "pin"}, where);
   EvaluationTurn turn;
   std::optional<TextOrTokens> prompt = ReadText(object, "prompt", where);
   if (!prompt) Fail(fmt::format("{}: \"prompt\" is missing", where));
   turn.prompt = *std::move(prompt);
   turn.score = ReadText(object, "score", where);
   turn.score_prompt = Flag(object, "score_prompt", where);
+  turn.pin = Flag(object, "pin", where);
   if (const auto found = object.find("max_new_tokens"); found != object.end()) {
     if (turn.score)
       Fail(fmt::format("{}: \"max_new_tokens\" has no place beside \"score\"; leave out one",

@@ -21,6 +21,7 @@ struct EvaluationTurn {
   std::optional<std::int64_t> max_new_tokens;  // at least 0; nullopt: the command's
   std::optional<TextOrTokens> score;  // the answer, given in place of the model's own; not empty
   bool score_prompt = false;
+  bool pin = false;  // the turn's prompt is never evicted
 };
 
 struct EvaluationTask {

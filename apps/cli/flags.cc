@@ -6,6 +6,8 @@
 
 #include <string_view>
 
+#include "eviction/registry.h"
+
 namespace carousel {
 namespace {
 
@@ -26,6 +28,67 @@ std::string WithDefault(std::string_view description, const auto& value) {
   return fmt::format("{} (default {})", description, value);
 }
 
+// The names of --policy, one line each.
+std::string PolicyLines(std::string_view chosen) {
+  std::string lines = WithDefault("Who is evicted, one of these", chosen);
+  for (const PolicyEntry& entry : RegisteredPolicies())
+    lines += fmt::format("\n{}: {}", entry.name, entry.summary);
+  return lines;
+}
+
+// What the policies and budgets can be told.
+void AddPolicyFlags(FlagSet* flags, EvictionConfig* eviction) {
+  flags->Text({"--policy", "NAME", PolicyLines(eviction->policy)}, &eviction->policy);
+  flags->Choice(
+      {"--aggregation", "M",
+       WithDefault("How a block's importance adds up: sum, norm_sum", Name(eviction->aggregation))},
+      {"sum", "norm_sum"}, ParseAggregation, &eviction->aggregation);
+  flags->Integer(
+      {"--snapkv-window", "N",
+       WithDefault("How many of a chunk's last tokens vote; 0: all", eviction->snapkv_window)},
+      kAnySize, &eviction->snapkv_window);
+  flags->Integer(
+      {"--pooling-width", "N",
+       WithDefault("Width in tokens of the pooling over votes; 1: none", eviction->pooling_width)},
+      kAnySize, &eviction->pooling_width);
+  flags->Real({"--rkv-attention-mass", "X",
+               WithDefault("adaptive_rkv: the part of the attention that is saved first",
+                           eviction->rkv_attention_mass)},
+              &eviction->rkv_attention_mass);
+  flags->Integer({"--rkv-window", "N",
+                  WithDefault("adaptive_rkv: how many steps are averaged", eviction->rkv_window)},
+                 kAnySize, &eviction->rkv_window);
+  flags->Integer({"--expected-positions", "N",
+                  WithDefault("expected_attention: how many tokens ahead it looks",
+                              eviction->expected_positions)},
+                 kAnySize, &eviction->expected_positions);
+  flags->Integer({"--kvcrush-budget", "N",
+                  WithDefault("Blocks of the cache that KVCrush chooses, for variety; 0: none",
+                              eviction->kvcrush_budget)},
+                 kAnySize, &eviction->kvcrush_budget);
+  flags->Choice({"--kvcrush-anchor", "A",
+                 WithDefault("What KVCrush compares with: random, zeros, ones, mean, alternating",
+                             Name(eviction->kvcrush_anchor))},
+                {"random", "zeros", "ones", "mean", "alternating"}, ParseKvCrushAnchor,
+                &eviction->kvcrush_anchor);
+  flags->Unsigned(
+      {"--policy-seed", "N", WithDefault("Of what policies draw by chance", eviction->policy_seed)},
+      &eviction->policy_seed);
+  flags->Choice({"--budget", "B",
+                 WithDefault("How the cache is split: uniform; pyramid, more for lower layers; "
+                             "adaptive, a layer's KV heads share by score",
+                             Name(eviction->budget))},
+                {"uniform", "pyramid", "adaptive"}, ParseBudget, &eviction->budget);
+  flags->Real({"--budget-floor", "X",
+               WithDefault("adaptive: the part of its even share that each head keeps",
+                           eviction->budget_floor)},
+              &eviction->budget_floor);
+  flags->Real({"--budget-slope", "X",
+               WithDefault("pyramid: how many times smaller than the mean the last layer is",
+                           eviction->budget_slope)},
+              &eviction->budget_slope);
+}
+
 void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   EvictionConfig& eviction = *target->config.eviction;
   flags->Heading(std::string(kEvictionHeading));
@@ -42,18 +105,7 @@ void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target
          WithDefault("Most tokens in the cache, in each layer", eviction.max_cache_size)},
         kAnySize, &eviction.max_cache_size);
   }
-  flags->Choice(
-      {"--aggregation", "M",
-       WithDefault("How a block's importance adds up: sum, norm_sum", Name(eviction.aggregation))},
-      {"sum", "norm_sum"}, ParseAggregation, &eviction.aggregation);
-  flags->Integer(
-      {"--snapkv-window", "N",
-       WithDefault("How many of a chunk's last tokens vote; 0: all", eviction.snapkv_window)},
-      kAnySize, &eviction.snapkv_window);
-  flags->Integer(
-      {"--pooling-width", "N",
-       WithDefault("Width in tokens of the pooling over votes; 1: none", eviction.pooling_width)},
-      kAnySize, &eviction.pooling_width);
+  AddPolicyFlags(flags, &eviction);
   flags->Choice({"--eviction-groups", "G",
                  WithDefault("What is evicted together: layer, or each KV head on its own: head",
                              Name(eviction.grouping)),
@@ -201,6 +253,10 @@ void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
                   &params.seed);
   flags->Texts({"--stop", "TEXT", "End the answer before this text; may be given more than once"},
                &target->stops);
+}
+
+void AddPinSystemFlag(FlagSet* flags, bool* target) {
+  flags->Switch({"--pin-system", "", "Never evict the system message", "pinned"}, target);
 }
 
 void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target) {

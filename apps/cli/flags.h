@@ -63,6 +63,8 @@ struct GenerateFlags {
   std::optional<std::string> prompt_file;
   std::optional<std::string> token_ids_file;
   std::optional<std::string> system;
+  bool pin_system = false;
+  std::int64_t pin_tokens = 0;  // of the prompt's first
   bool raw = false;
   bool ignore_eos = false;
   std::string json;
@@ -82,6 +84,7 @@ struct ChatFlags {
   EngineConfig config;
   SamplingFlags sampling;
   std::optional<std::string> system;
+  bool pin_system = false;
 };
 
 struct CacheFlagChoice {
@@ -97,6 +100,7 @@ const std::vector<std::string>& KvTypeNames();
 void AddModelFlags(FlagSet* flags, ModelFlags* target);
 void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target);
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
+void AddPinSystemFlag(FlagSet* flags, bool* target);
 void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target);
 
 // What the engine is to be told. Throws carousel::Error for what Validate refuses.

@@ -2,6 +2,7 @@
 // carousel generate: one prompt, one answer.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -24,14 +25,25 @@ using nlohmann::ordered_json;
   throw Error(ErrorCode::kInvalidArgument, "prompt", problem);
 }
 
+TurnFormat Turns(const GenerateFlags& flags) {
+  return LoadTurns(flags.model.directory, "or give --raw for a prompt without a chat template");
+}
+
 // Files are read and checked before anything is loaded.
 std::string PromptText(const GenerateFlags& flags) {
   const std::string text = flags.prompt ? *flags.prompt : ReadPromptFile(*flags.prompt_file);
   if (text.empty()) FailPrompt("is empty; give some text");
-  return flags.raw ? text
-                   : LoadTurns(flags.model.directory,
-                               "or give --raw for a prompt without a chat template")
-                         .FirstTurn(flags.system, text);
+  return flags.raw ? text : Turns(flags).FirstTurn(flags.system, text);
+}
+
+// What is never to be evicted of a prompt of `tokens` tokens.
+std::vector<TokenSpan> Pinned(const GenerateFlags& flags, const Tokenizer& tokenizer,
+                              std::int64_t tokens) {
+  std::int64_t pinned = std::min(flags.pin_tokens, tokens);
+  if (flags.pin_system)
+    pinned = std::max(pinned, SystemTokens(Turns(flags), flags.system, tokenizer));
+  if (pinned == 0) return {};
+  return {{.begin = 0, .end = std::min(pinned, tokens)}};
 }
 
 ordered_json LogprobsOf(const Answer& answer) {
@@ -95,6 +107,7 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   interrupt.Watch(engine.get());
   if (!flags.token_ids_file)
     request.prompt = tokenizer->Encode(text, {.add_special_tokens = flags.raw});
+  request.pinned = Pinned(flags, *tokenizer, static_cast<std::int64_t>(request.prompt.size()));
   const bool shown = flags.json != "-";
   const Answer answer =
       RunRequest(engine.get(), *tokenizer, std::move(request), flags.sampling.stops, interrupt,

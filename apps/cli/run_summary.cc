@@ -30,6 +30,8 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
     out["start_size"] = config.eviction->start_size;
     out["recent_size"] = config.eviction->recent_size;
     out["max_cache_size"] = config.eviction->max_cache_size;
+    out["policy"] = config.eviction->policy;
+    out["budget"] = Name(config.eviction->budget);
     out["aggregation"] = Name(config.eviction->aggregation);
     out["snapkv_window"] = config.eviction->snapkv_window;
     out["grouping"] = Name(config.eviction->grouping);

@@ -43,6 +43,17 @@ enum class Grouping {
   kHead,   // each on its own
 };
 
+// How the cache is split between the layers and their KV heads; what all hold together is the same.
+enum class Budget {
+  kUniform,   // max_cache_size each
+  kPyramid,   // more for lower layers, less for upper ones (PyramidKV, Cai et al. 2024)
+  kAdaptive,  // within a layer the heads share: the highest scores of all stay (Ada-KV, Feng et al.
+              // 2024); implies a cache group per KV head
+};
+
+// What KVCrush measures a block's distance from.
+enum class KvCrushAnchor { kRandom, kZeros, kOnes, kMean, kAlternating };
+
 // How keys or values are held (src/cache/plane_layout.h).
 enum class KvType {
   kF32,
@@ -52,19 +63,34 @@ enum class KvType {
   kInt4,  // 4 bits, a scale and an offset: keys per channel and half a block, values per half token
 };
 
-// The reference's eviction (start, evictable and recent areas; SnapKV window) with its defaults.
+// The reference's eviction (start, evictable and recent areas; SnapKV window) with its defaults,
+// and what the policies take besides.
 struct EvictionConfig {
   std::int64_t start_size = 32;    // attention sinks, never evicted; multiple of block_size, > 0
   std::int64_t recent_size = 128;  // the newest tokens, never evicted; multiple of block_size, > 0
   // Of layers without a sliding window: those with one keep all that their queries can see.
   std::int64_t max_cache_size =
       672;  // per layer and KV head; multiple of block_size, > start_size + recent_size
-  Aggregation aggregation = Aggregation::kNormSum;
-  // How many of a chunk's (kAtEnd: of the prompt's) last queries vote; 0: all of them, unpooled
-  // (H2O).
+  // Who goes: a name of src/eviction/registry.h, where --help has a line for each.
+  std::string policy = "snapkv";
+  std::uint64_t policy_seed = 0;                    // random, KVCrush's random anchor
+  Aggregation aggregation = Aggregation::kNormSum;  // snapkv, h2o
+  // snapkv, adaptive_rkv: how many of a chunk's (kAtEnd: of the prompt's) last queries vote; 0: all
+  // of them, in snapkv unpooled.
   std::int64_t snapkv_window = 8;
   // Width in tokens of the max-pooling over neighbours that SnapKV applies to votes; odd, 1: none.
   std::int64_t pooling_width = 7;
+  double rkv_attention_mass = 0.9;  // adaptive_rkv: the part that attention alone saves; [0, 1]
+  std::int64_t rkv_window = 8;      // adaptive_rkv: steps that are averaged; in [1, 1024]
+  std::int64_t expected_positions = 512;  // expected_attention: how far ahead; in [1, 65536]
+  // Blocks of the cache that KVCrush chooses, within a group; 0: none. Not with adaptive_rkv.
+  std::int64_t kvcrush_budget = 0;
+  KvCrushAnchor kvcrush_anchor = KvCrushAnchor::kRandom;
+  Budget budget = Budget::kUniform;
+  // adaptive: the part of its even share of the evictable area that each head keeps; [0, 1].
+  double budget_floor = 0.2;
+  // pyramid: how many times smaller than the mean the smallest evictable area is; >= 1.
+  double budget_slope = 20.0;
   Rotation rotation = Rotation::kAuto;
   PositionPolicy positions = PositionPolicy::kAuto;
   PromptEviction prompt_eviction = PromptEviction::kCapped;
@@ -115,6 +141,8 @@ std::string_view Name(Rotation value);
 std::string_view Name(PositionPolicy value);
 std::string_view Name(PromptEviction value);
 std::string_view Name(Grouping value);
+std::string_view Name(Budget value);
+std::string_view Name(KvCrushAnchor value);
 std::string_view Name(KvType value);
 // The inverse. nullopt when there is no such name.
 std::optional<Aggregation> ParseAggregation(std::string_view name);
@@ -122,6 +150,8 @@ std::optional<Rotation> ParseRotation(std::string_view name);
 std::optional<PositionPolicy> ParsePositionPolicy(std::string_view name);
 std::optional<PromptEviction> ParsePromptEviction(std::string_view name);
 std::optional<Grouping> ParseGrouping(std::string_view name);
+std::optional<Budget> ParseBudget(std::string_view name);
+std::optional<KvCrushAnchor> ParseKvCrushAnchor(std::string_view name);
 std::optional<KvType> ParseKvType(std::string_view name);
 
 }  // namespace carousel

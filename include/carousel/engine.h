@@ -39,8 +39,17 @@ struct SamplingParams {
 // Throws carousel::Error that names the field, the value and the limit.
 void Validate(const SamplingParams& params);
 
+// Tokens [begin, end).
+struct TokenSpan {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
 struct Request {
-  std::vector<TokenId> prompt;      // appended to what the sequence already holds
+  std::vector<TokenId> prompt;  // appended to what the sequence already holds
+  // Parts of the prompt, by index into it, that are never evicted until Reset: a system prompt, a
+  // document. Blocks are kept whole, so the neighbours in their first and last block stay as well.
+  std::vector<TokenSpan> pinned;
   std::int64_t max_new_tokens = 0;  // 0: only read the prompt
   bool ignore_end_tokens = false;
   bool score_prompt =
@@ -130,8 +139,9 @@ class Engine {
   // Appends a request to the sequence. Nothing runs yet. The previous answer's last token, which
   // the cache has not seen, goes in front of the prompt, unless the answer ended with an end token:
   // that one is dropped, and the prompt says how a turn ends. Throws carousel::Error for an empty
-  // prompt, a token outside the vocabulary, bad sampling; the sequence is then unchanged. Must not
-  // be called while HasWork().
+  // prompt, a token outside the vocabulary, bad sampling, a pinned span outside the prompt, more
+  // pinned than leaves a block to evict; the sequence is then unchanged. Must not be called while
+  // HasWork().
   virtual void Submit(Request request) = 0;
   virtual bool HasWork() const = 0;
   // One forward pass: a chunk of the prompt, or one token of the answer. When Error is thrown (out

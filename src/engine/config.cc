@@ -11,6 +11,7 @@
 
 #include "cache/plane_layout.h"
 #include "carousel/error.h"
+#include "eviction/registry.h"
 
 namespace carousel {
 namespace {
@@ -62,6 +63,14 @@ void ValidateEviction(const EvictionConfig& eviction, std::int64_t block_size) {
     Refuse("pooling_width", fmt::format("{} is even; use {} or {}", eviction.pooling_width,
                                         eviction.pooling_width - 1, eviction.pooling_width + 1));
   }
+  ValidatePolicy(eviction);
+  if (!(eviction.budget_floor >= 0.0 && eviction.budget_floor <= 1.0))
+    Refuse("budget_floor", fmt::format("{} is outside 0 to 1; use 0.2", eviction.budget_floor));
+  if (!(eviction.budget_slope >= 1.0 && eviction.budget_slope <= 1e6))
+    Refuse("budget_slope",
+           fmt::format("{} is outside 1 to 1000000; use 20", eviction.budget_slope));
+  if (eviction.budget == Budget::kPyramid && !eviction.layer_max_cache_size.empty())
+    Refuse("layer_max_cache_size", "says each layer's size, and so does budget pyramid; use one");
 }
 
 void ValidateRecall(const EngineConfig& config) {
@@ -102,6 +111,15 @@ constexpr std::array<NameTable<PromptEviction>, 2> kPromptEvictions = {
     {{PromptEviction::kCapped, "capped"}, {PromptEviction::kAtEnd, "at_end"}}};
 constexpr std::array<NameTable<Grouping>, 2> kGroupings = {
     {{Grouping::kLayer, "layer"}, {Grouping::kHead, "head"}}};
+constexpr std::array<NameTable<Budget>, 3> kBudgets = {{{Budget::kUniform, "uniform"},
+                                                        {Budget::kPyramid, "pyramid"},
+                                                        {Budget::kAdaptive, "adaptive"}}};
+constexpr std::array<NameTable<KvCrushAnchor>, 5> kAnchors = {
+    {{KvCrushAnchor::kRandom, "random"},
+     {KvCrushAnchor::kZeros, "zeros"},
+     {KvCrushAnchor::kOnes, "ones"},
+     {KvCrushAnchor::kMean, "mean"},
+     {KvCrushAnchor::kAlternating, "alternating"}}};
 constexpr std::array<NameTable<KvType>, 5> kKvTypes = {{{KvType::kF32, "f32"},
                                                         {KvType::kF16, "f16"},
                                                         {KvType::kBf16, "bf16"},
@@ -155,6 +173,8 @@ std::string_view Name(Rotation value) { return NameIn(kRotations, value); }
 std::string_view Name(PositionPolicy value) { return NameIn(kPositions, value); }
 std::string_view Name(PromptEviction value) { return NameIn(kPromptEvictions, value); }
 std::string_view Name(Grouping value) { return NameIn(kGroupings, value); }
+std::string_view Name(Budget value) { return NameIn(kBudgets, value); }
+std::string_view Name(KvCrushAnchor value) { return NameIn(kAnchors, value); }
 std::string_view Name(KvType value) { return NameIn(kKvTypes, value); }
 
 std::optional<Aggregation> ParseAggregation(std::string_view name) {
@@ -168,6 +188,10 @@ std::optional<PromptEviction> ParsePromptEviction(std::string_view name) {
   return ParseIn(kPromptEvictions, name);
 }
 std::optional<Grouping> ParseGrouping(std::string_view name) { return ParseIn(kGroupings, name); }
+std::optional<Budget> ParseBudget(std::string_view name) { return ParseIn(kBudgets, name); }
+std::optional<KvCrushAnchor> ParseKvCrushAnchor(std::string_view name) {
+  return ParseIn(kAnchors, name);
+}
 std::optional<KvType> ParseKvType(std::string_view name) { return ParseIn(kKvTypes, name); }
 
 }  // namespace carousel

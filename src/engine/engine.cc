@@ -79,6 +79,7 @@ class EngineImpl final : public Engine {
   }
 
  private:
+  void PinSpans(const Request& request);
   std::int64_t Schedule() const;
   std::int64_t PromptLeft() const {
     return static_cast<std::int64_t>(running_->request.prompt.size() - running_->read);
@@ -118,6 +119,7 @@ void EngineImpl::Submit(Request request) {
   }
   if (!request.forced_answer.empty())
     request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
+  PinSpans(request);
   if (unread_) {
     request.prompt.insert(request.prompt.begin(), *unread_);
     previous_logits_.clear();
@@ -130,6 +132,22 @@ void EngineImpl::Submit(Request request) {
     running_->sampler.emplace(running_->request.sampling, vocabulary);
     for (const TokenId token : running_->request.prompt) running_->sampler->See(token);
   }
+}
+
+void EngineImpl::PinSpans(const Request& request) {
+  const std::int64_t first = cache_.tables().logical_length().value + (unread_ ? 1 : 0);
+  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
+  std::vector<TokenSpan> spans;  // in the stream
+  for (const TokenSpan& span : request.pinned) {
+    if (span.begin < 0 || span.begin >= span.end || span.end > tokens) {
+      throw Error(ErrorCode::kInvalidArgument, "pinned",
+                  fmt::format("[{}, {}) is not a part of the prompt's {} tokens; use 0 <= begin < "
+                              "end <= {}",
+                              span.begin, span.end, tokens, tokens));
+    }
+    spans.push_back({.begin = first + span.begin, .end = first + span.end});
+  }
+  cache_.eviction().Pin(spans);
 }
 
 // How many tokens the next step reads: one while decoding; a chunk of the prompt that ends on a
@@ -221,6 +239,8 @@ void EngineImpl::Sample(std::span<const float> logits, StepResult* result) {
 
 void EngineImpl::Finish(FinishReason reason, StepResult* result) {
   result->finish_reason = reason;
+  // Of a cancelled prompt the rest never came.
+  cache_.eviction().TrimPins(cache_.tables().logical_length().value);
   running_.reset();
 }
 

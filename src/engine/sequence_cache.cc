@@ -21,11 +21,9 @@ SequenceCache::SequenceCache(const EngineSettings& settings,
     : settings_(settings),
       layers_(layers),
       pools_(settings.shapes, settings.limit_bytes),
-      tables_(std::ssize(settings.groups), settings.config.cache.block_size, settings.rules) {
+      tables_(std::ssize(settings.groups), settings.config.cache.block_size, settings.rules),
+      eviction_(settings, layers) {
   if (!settings_.reserved_blocks.empty()) pools_.Reserve(settings_.reserved_blocks);
-  if (settings_.config.eviction) {
-    importance_.assign(settings_.groups.size(), ImportanceTracker(*settings_.config.eviction));
-  }
   for (const CacheGroup& group : settings_.groups) {
     const LayerRope& rope = settings_.rope.layers[static_cast<std::size_t>(group.layer)];
     std::int64_t index = -1;
@@ -70,10 +68,36 @@ RotationTable* SequenceCache::RotationOf(std::int64_t group) {
   return index < 0 ? nullptr : &rotation_tables_[static_cast<std::size_t>(index)];
 }
 
+// A group's blocks for its policy.
+class SequenceCache::GroupReader final : public BlockReader {
+ public:
+  GroupReader(SequenceCache* cache, std::int64_t group)
+      : cache_(cache), group_(group), entries_(cache->tables_.table(group).entries()) {}
+
+  void ReadKeys(std::int64_t entry, std::int64_t head, float* to) const override {
+    const BlockPlace place = cache_->Place(group_, entries_[static_cast<std::size_t>(entry)]);
+    CodecFor(place.shape->key_type)
+        .ReadKeys(place.data + place.shape->key_offset(head), place.shape->block_size,
+                  place.shape->key_dim, to);
+  }
+  void ReadValues(std::int64_t entry, std::int64_t head, float* to) const override {
+    const BlockPlace place = cache_->Place(group_, entries_[static_cast<std::size_t>(entry)]);
+    CodecFor(place.shape->value_type)
+        .ReadValues(place.data + place.shape->value_offset(head), place.shape->block_size,
+                    place.shape->value_dim, to);
+  }
+
+ private:
+  SequenceCache* cache_;
+  std::int64_t group_;
+  std::span<const TableEntry> entries_;
+};
+
+// The one place where blocks leave.
 void SequenceCache::Release(std::int64_t group, std::span<const std::int64_t> entries) {
   if (entries.empty()) return;
   tables_.Evict(group, entries, pools_.of(group));
-  if (!importance_.empty()) importance_[static_cast<std::size_t>(group)].Erase(entries);
+  eviction_.Erase(group, entries);
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Erase(entries);
 }
 
@@ -88,39 +112,44 @@ void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> ent
   Release(group, entries);
 }
 
-// Tokens evicted from one group. What a sliding window lets go is no loss, and not counted.
-std::int64_t SequenceCache::EvictGroup(std::int64_t group, const StepRequest& request) {
-  const std::int64_t block_size = tables_.block_size();
-  const std::int64_t window = LayerOf(group).sliding_window;
-  if (window > 0) {
-    const auto past =
-        PastWindow(tables_.table(group).entries(), block_size, window, tables_.logical_length());
-    Release(group, past);
-    released_tokens_[static_cast<std::size_t>(group)] += std::ssize(past) * block_size;
+// Leaves room for `room_tokens` under the limits.
+void SequenceCache::EvictLayers(std::int64_t room_tokens) {
+  std::vector<std::vector<std::vector<std::int64_t>>> victims(layers_.size());
+  ParallelFor(std::ssize(layers_), [&](std::int64_t layer) {
+    const auto index = static_cast<std::size_t>(layer);
+    victims[index] = eviction_.Choose(
+        tables_, first_group_[index], first_group_[index + 1] - first_group_[index], room_tokens,
+        [this](std::int64_t group) { return std::make_unique<GroupReader>(this, group); });
+  });
+  std::int64_t group = 0;
+  for (const auto& layer : victims) {
+    for (const auto& entries : layer) Remove(group++, entries);
   }
-  const std::int64_t before = tables_.table(group).resident_tokens();
-  const bool wait =
-      !settings_.config.eviction ||
-      (request.is_prompt && settings_.config.eviction->prompt_eviction == PromptEviction::kAtEnd);
-  if (!wait) {
-    const BlockTable& table = tables_.table(group);
-    // A prompt's chunk may stand above the limit while it is read; decode may not.
-    const std::int64_t limit = settings_.max_cache_size[static_cast<std::size_t>(group)] -
-                               (request.is_prompt ? 0 : request.tokens);
-    const EvictableRange range =
-        FindEvictable(table.entries(), block_size, settings_.config.eviction->start_size,
-                      settings_.config.eviction->recent_size);
-    const auto& importance = importance_[static_cast<std::size_t>(group)];
-    Remove(group, LowestScores(range, BlocksOverLimit(table.resident_tokens(), limit, block_size),
-                               [&](std::int64_t entry) { return importance.Score(entry); }));
-  }
-  return before - tables_.table(group).resident_tokens();
 }
 
+// Tokens evicted from the group that lost most. What a sliding window lets go is no loss, and not
+// counted.
 std::int64_t SequenceCache::Evict(const StepRequest& request) {
+  std::vector<std::int64_t> before;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    const std::int64_t window = LayerOf(group).sliding_window;
+    if (window > 0) {
+      const auto past = PastWindow(tables_.table(group).entries(), tables_.block_size(), window,
+                                   tables_.logical_length());
+      Release(group, past);
+      released_tokens_[static_cast<std::size_t>(group)] += std::ssize(past) * tables_.block_size();
+    }
+    before.push_back(tables_.table(group).evicted_tokens());
+  }
+  const bool wait =
+      !eviction_.evicts() ||
+      (request.is_prompt && settings_.config.eviction->prompt_eviction == PromptEviction::kAtEnd);
+  // A prompt's chunk may stand above the limit while it is read; decode may not.
+  if (!wait) EvictLayers(request.is_prompt ? 0 : request.tokens);
   std::int64_t most = 0;
   for (std::int64_t group = 0; group < tables_.groups(); ++group) {
-    most = std::max(most, EvictGroup(group, request));
+    most = std::max(
+        most, tables_.table(group).evicted_tokens() - before[static_cast<std::size_t>(group)]);
   }
   return most;
 }
@@ -242,9 +271,7 @@ const StepPlan& SequenceCache::Plan(const StepRequest& request) {
   }
   tables_.Append(request.tokens, pools_);
   plan_.counted_queries =
-      settings_.config.eviction
-          ? CountedQueries(*settings_.config.eviction, request.tokens, request.prompt_left)
-          : 0;
+      eviction_.CountedQueries({.tokens = request.tokens, .prompt_left = request.prompt_left});
   if (!gathered_.empty()) plan_.counted_queries = std::max<std::int64_t>(1, plan_.counted_queries);
   for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group);
   return plan_;
@@ -371,20 +398,41 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
     gathered_[static_cast<std::size_t>(group)].Record(
         tasks_[static_cast<std::size_t>(group - first)].output.token_mass, plan_.counted_queries);
   }
-  if (importance_.empty()) return;
-  for (std::int64_t group = first; group < last; ++group) {
-    importance_[static_cast<std::size_t>(group)].Record(
-        tables_.table(group).entries(), tables_.block_size(),
-        tasks_[static_cast<std::size_t>(group - first)].output.token_mass, plan_.counted_queries);
+  if (!eviction_.evicts()) return;
+  ParallelFor(last - first, [&](std::int64_t i) {
+    Observe(first + i, tasks_[static_cast<std::size_t>(i)].output.token_mass, q, k, v);
+  });
+}
+
+// Shows the step to the group's policy.
+void SequenceCache::Observe(std::int64_t group, std::span<const float> mass, const float* q,
+                            const float* k, const float* v) {
+  const AttentionLayerSpec& layer = LayerOf(group);
+  const CacheGroup& heads = group_of(group);
+  Observation seen{.entries = tables_.table(group).entries(),
+                   .counted_queries = plan_.counted_queries,
+                   .token_mass = mass,
+                   .tokens = plan_.tokens,
+                   .first_written = Position{plan_.position_ids.front()},
+                   .first_logical = plan_.first_query_logical};
+  if (eviction_.WantsVectors()) {
+    const std::int64_t per_kv_head = layer.query_heads / layer.kv_heads;
+    seen.q = q + heads.first_kv_head * per_kv_head * layer.key_dim;
+    seen.k = k + heads.first_kv_head * layer.key_dim;
+    seen.v = v + heads.first_kv_head * layer.value_dim;
+    seen.q_stride = layer.query_heads * layer.key_dim;
+    seen.k_stride = layer.kv_heads * layer.key_dim;
+    seen.v_stride = layer.kv_heads * layer.value_dim;
   }
+  eviction_.Observe(group, seen);
 }
 
 void SequenceCache::Clear() {
   tables_.Clear(pools_);
   std::fill(released_tokens_.begin(), released_tokens_.end(), 0);
-  for (ImportanceTracker& tracker : importance_) tracker.Clear();
   for (AttentionRecord& record : gathered_) record.Clear();
   if (recall_) recall_->Clear();
+  eviction_.Clear();
 }
 
 void SequenceCache::GatherAttention(bool gather) {

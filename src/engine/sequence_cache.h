@@ -13,9 +13,9 @@
 #include "cache/block_table.h"
 #include "carousel/model.h"
 #include "engine/attention_record.h"
+#include "engine/eviction_planner.h"
 #include "engine/recall.h"
 #include "engine/settings.h"
-#include "eviction/importance.h"
 #include "rope/rotation_table.h"
 
 namespace carousel {
@@ -58,9 +58,7 @@ class SequenceCache {
 
   const SequenceTables& tables() const { return tables_; }
   const BlockPools& pools() const { return pools_; }
-  const ImportanceTracker& importance(std::int64_t group) const {
-    return importance_[static_cast<std::size_t>(group)];
-  }
+  EvictionPlanner& eviction() { return eviction_; }
   std::int64_t LimitStep(std::int64_t tokens) const { return tables_.LimitStep(tokens); }
 
   // Evicts, rotates keys where that is the way, appends, and hands out positions. The plan stays
@@ -88,8 +86,10 @@ class SequenceCache {
   const Recall* recall() const { return recall_ ? &*recall_ : nullptr; }
 
  private:
+  class GroupReader;
+
   std::int64_t Evict(const StepRequest& request);
-  std::int64_t EvictGroup(std::int64_t group, const StepRequest& request);
+  void EvictLayers(std::int64_t room_tokens);
   // Gives blocks back; Remove does it after they were stored for recall.
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Remove(std::int64_t group, std::span<const std::int64_t> entries);
@@ -99,6 +99,8 @@ class SequenceCache {
   void Write(std::int64_t group, const float* k, const float* v);
   void WriteEntry(std::int64_t group, const TableEntry& entry, const float* k, const float* v);
   void RunTasks(std::int64_t first_group, std::int64_t groups);
+  void Observe(std::int64_t group, std::span<const float> mass, const float* q, const float* k,
+               const float* v);
   AttentionInput TaskInput(std::int64_t group, const float* q);
   const CacheGroup& group_of(std::int64_t group) const {
     return settings_.groups[static_cast<std::size_t>(group)];
@@ -118,8 +120,8 @@ class SequenceCache {
   std::vector<BlockShape> open_shapes_;                // [groups]
   std::vector<AlignedBuffer<std::byte>> open_blocks_;  // [groups]
   SequenceTables tables_;
+  EvictionPlanner eviction_;
   std::vector<std::int64_t> released_tokens_;    // [groups], past a sliding window: no loss
-  std::vector<ImportanceTracker> importance_;    // [groups]; empty: nothing is evicted
   std::vector<AttentionRecord> gathered_;        // [groups]; empty: nobody asked
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "cache/plane_layout.h"
 #include "carousel/error.h"
+#include "eviction/budget.h"
 #include "rope/declared_rope.h"
 
 namespace carousel {
@@ -65,6 +66,28 @@ std::int64_t WindowTokens(const AttentionLayerSpec& layer, std::int64_t trained_
   return fits ? tokens : 0;
 }
 
+// What each group may hold. Blocks past a window go by themselves, so nothing inside it has to; the
+// budget is split between the layers that have none.
+std::vector<std::int64_t> GroupSizes(const ModelSpec& spec, const EngineSettings& settings) {
+  const EvictionConfig& eviction = *settings.config.eviction;
+  std::vector<std::size_t> rank(spec.layers.size(), 0);  // among the layers that share the budget
+  std::int64_t sharing = 0;
+  for (std::size_t group = 0; group < settings.groups.size(); ++group) {
+    if (settings.window_tokens[group] > 0 || settings.groups[group].first_kv_head > 0) continue;
+    rank[static_cast<std::size_t>(settings.groups[group].layer)] =
+        static_cast<std::size_t>(sharing++);
+  }
+  const auto shared = LayerSizes(eviction, sharing, settings.config.cache.block_size);
+  const bool is_per_layer = !eviction.layer_max_cache_size.empty();
+  std::vector<std::int64_t> sizes;
+  for (std::size_t group = 0; group < settings.groups.size(); ++group) {
+    const auto layer = static_cast<std::size_t>(settings.groups[group].layer);
+    const std::int64_t window = settings.window_tokens[group];
+    sizes.push_back(window > 0 ? window : shared[is_per_layer ? layer : rank[layer]]);
+  }
+  return sizes;
+}
+
 void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineSettings* settings) {
   const EvictionConfig& eviction = *settings->config.eviction;
   const std::int64_t block_size = settings->config.cache.block_size;
@@ -74,16 +97,17 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
                 fmt::format("{} sizes for {} layers; give one for each layer or none",
                             eviction.layer_max_cache_size.size(), layers));
   }
-  for (const CacheGroup& group : settings->groups) {
-    const auto layer = static_cast<std::size_t>(group.layer);
-    const std::int64_t window =
-        WindowTokens(spec.layers[layer], spec.trained_window, settings->config);
-    const std::int64_t size = eviction.layer_max_cache_size.empty()
-                                  ? eviction.max_cache_size
-                                  : eviction.layer_max_cache_size[layer];
-    // Blocks past a window go by themselves, so nothing inside it has to.
-    settings->max_cache_size.push_back(window > 0 ? window : size);
+  settings->max_cache_size = GroupSizes(spec, *settings);
+  std::int64_t largest = 0;
+  for (std::size_t group = 0; group < settings->groups.size(); ++group) {
+    const std::int64_t size = settings->max_cache_size[group];
+    const auto layer = static_cast<std::size_t>(settings->groups[group].layer);
+    largest = std::max(
+        largest, settings->window_tokens[group] > 0
+                     ? size
+                     : LargestHeadSize(eviction, size, spec.layers[layer].kv_heads, block_size));
   }
+  // Heads that share a layer's size share a pool as well, so the sum is what counts.
   for (const std::int64_t size : settings->max_cache_size) {
     // One block beyond max and chunk: a chunk may start and end inside a block.
     settings->reserved_blocks.push_back(
@@ -94,10 +118,9 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
   rules.rotation = SettleRotation(eviction, probe);
   rules.policy = SettlePositions(eviction, rules.rotation, probe);
   settings->rotation_reason = probe.reason;
-  if (rules.rotation != Rotation::kOff) settings->rope = probe.spec();
+  if (probe.verdict == RopeVerdict::kRotates) settings->model_rope = probe.spec();
+  if (rules.rotation != Rotation::kOff) settings->rope = settings->model_rope;
 
-  const std::int64_t largest =
-      *std::max_element(settings->max_cache_size.begin(), settings->max_cache_size.end());
   const std::int64_t recalled = settings->config.recall.blocks * block_size;
   const std::int64_t most = largest + recalled + settings->config.chunk_size + block_size;
   if (spec.trained_window == 0) {
@@ -106,6 +129,15 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
     if (rules.policy == PositionPolicy::kAuto) rules.policy = PositionPolicy::kCompact;
     rules.trained_window = 2 * most;
   } else if (rules.policy != PositionPolicy::kKeep && most > spec.trained_window) {
+    if (largest > eviction.max_cache_size && eviction.layer_max_cache_size.empty()) {
+      throw Error(
+          ErrorCode::kInvalidArgument, "max_cache_size",
+          fmt::format(
+              "{}, split as budget {} does, and a chunk of {} can come to {} positions, more "
+              "than the {} that the model was trained on; use less, or budget uniform",
+              eviction.max_cache_size, Name(eviction.budget), settings->config.chunk_size, most,
+              spec.trained_window));
+    }
     throw Error(
         ErrorCode::kInvalidArgument, "max_cache_size",
         fmt::format(
@@ -118,15 +150,13 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
 }
 
 // Both limits as one in bytes.
-std::int64_t SettleLimit(const ModelSpec& spec, const EngineSettings& settings) {
+std::int64_t SettleLimit(const EngineSettings& settings) {
   const CacheConfig& cache = settings.config.cache;
   std::int64_t limit = cache.limit_bytes;
   if (cache.limit_tokens > 0) {
     std::int64_t bytes = 0;
     for (std::size_t group = 0; group < settings.groups.size(); ++group) {
-      const auto layer = static_cast<std::size_t>(settings.groups[group].layer);
-      const std::int64_t window =
-          WindowTokens(spec.layers[layer], spec.trained_window, settings.config);
+      const std::int64_t window = settings.window_tokens[group];
       // A window never holds more, so what it does not need is not given to the other layers.
       const std::int64_t tokens =
           window > 0 ? std::min(cache.limit_tokens, window + settings.config.chunk_size)
@@ -187,16 +217,21 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
   Validate(config);
   EngineSettings settings;
   settings.config = config;
+  if (config.eviction && config.eviction->budget == Budget::kAdaptive)
+    settings.config.eviction->grouping = Grouping::kHead;
   settings.rules = {.policy = PositionPolicy::kKeep,
                     .rotation = Rotation::kOff,
                     .trained_window = spec.trained_window,
                     .max_step_tokens = config.chunk_size};
   settings.rope.layers.resize(spec.layers.size());
+  settings.model_rope = settings.rope;
   settings.groups =
-      MakeCacheGroups(spec.layers, config.eviction ? config.eviction->grouping : Grouping::kLayer);
+      MakeCacheGroups(spec.layers, settings.config.eviction ? settings.config.eviction->grouping
+                                                            : Grouping::kLayer);
   for (const CacheGroup& group : settings.groups) {
     const AttentionLayerSpec& layer = spec.layers[static_cast<std::size_t>(group.layer)];
     CheckValueType("value_type", config.cache.value_type, layer.value_dim);
+    settings.window_tokens.push_back(WindowTokens(layer, spec.trained_window, config));
     settings.shapes.push_back({.block_size = config.cache.block_size,
                                .kv_heads = group.kv_heads,
                                .key_dim = layer.key_dim,
@@ -210,7 +245,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
   } else {
     settings.rotation_reason = "nothing is evicted, so nothing has to rotate";
   }
-  settings.limit_bytes = SettleLimit(spec, settings);
+  settings.limit_bytes = SettleLimit(settings);
   return settings;
 }
 

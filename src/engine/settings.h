@@ -25,8 +25,11 @@ struct EngineSettings {
   std::vector<CacheGroup> groups;  // by layer, then by head
   std::vector<BlockShape> shapes;  // [groups]
   RopeSpec rope;                   // [layers]; none rotates where rotation is off
-  // [groups]; empty: nothing is evicted. Of a layer with a sliding window: what the window holds,
-  // so that it is never evicted by score.
+  RopeSpec model_rope;             // [layers], as the model has it, where it is known
+  // [groups]: what a layer's sliding window needs between steps; 0: no window, evicted by score.
+  std::vector<std::int64_t> window_tokens;
+  // [groups]; empty: nothing is evicted. With an adaptive budget the mean of a layer's groups; of a
+  // layer with a sliding window what the window holds.
   std::vector<std::int64_t> max_cache_size;
   std::vector<std::int64_t>
       reserved_blocks;           // [groups]: taken at the start, so that nothing fails later

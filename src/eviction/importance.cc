@@ -5,11 +5,12 @@
 #include <limits>
 
 #include "base/check.h"
+#include "eviction/policy.h"
 
 namespace carousel {
 
-std::int64_t CountedQueries(const EvictionConfig& config, std::int64_t tokens,
-                            std::int64_t prompt_left) {
+std::int64_t SnapKvQueries(const EvictionConfig& config, std::int64_t tokens,
+                           std::int64_t prompt_left) {
   if (config.snapkv_window == 0) return tokens;
   if (config.prompt_eviction == PromptEviction::kCapped)
     return std::min(tokens, config.snapkv_window);
@@ -29,52 +30,59 @@ void MaxPool(std::span<const float> from, std::int64_t width, std::span<float> t
   }
 }
 
-ImportanceTracker::ImportanceTracker(const EvictionConfig& config)
-    : aggregation_(config.aggregation),
-      pooling_width_(config.snapkv_window == 0 ? 1 : config.pooling_width) {}
+ImportanceOptions SnapKvImportance(const EvictionConfig& config) {
+  return {.aggregation = config.aggregation,
+          .pooling_width = config.snapkv_window == 0 ? 1 : config.pooling_width};
+}
 
-void ImportanceTracker::Record(std::span<const TableEntry> entries, std::int64_t block_size,
+void ImportanceTracker::Record(std::span<const TableEntry> entries,
                                std::span<const float> token_mass, std::int64_t counted_queries) {
-  Resize(static_cast<std::int64_t>(entries.size()));
+  const auto block_size = static_cast<std::size_t>(block_size_);
+  blocks_.resize(entries.size());
+  token_mass_.resize(entries.size() * block_size);
   if (counted_queries == 0 || entries.empty()) return;
-  CAROUSEL_CHECK_EQ(token_mass.size(), entries.size() * static_cast<std::size_t>(block_size));
+  CAROUSEL_CHECK_EQ(token_mass.size(), token_mass_.size());
   // All blocks but the last are full, so the filled slots are the first ones.
-  const auto tokens = (entries.size() - 1) * static_cast<std::size_t>(block_size) +
-                      static_cast<std::size_t>(entries.back().tokens);
+  const auto tokens =
+      (entries.size() - 1) * block_size + static_cast<std::size_t>(entries.back().tokens);
   std::span<const float> votes = token_mass.first(tokens);
-  if (pooling_width_ > 1) {
+  if (options_.pooling_width > 1) {
     pooled_.resize(tokens);
-    MaxPool(votes, pooling_width_, pooled_);
+    MaxPool(votes, options_.pooling_width, pooled_);
     votes = pooled_;
   }
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    const auto begin = votes.begin() + static_cast<std::ptrdiff_t>(i) * block_size;
-    for (auto vote = begin; vote != begin + entries[i].tokens; ++vote) {
-      blocks_[i].mass += static_cast<double>(*vote);
+    const std::size_t end = i * block_size + static_cast<std::size_t>(entries[i].tokens);
+    for (std::size_t token = i * block_size; token < end; ++token) {
+      token_mass_[token] += static_cast<double>(votes[token]);
+      blocks_[i].mass += static_cast<double>(votes[token]);
     }
     blocks_[i].lifetime += counted_queries;
   }
 }
 
 void ImportanceTracker::Erase(std::span<const std::int64_t> entries) {
-  std::size_t next_victim = 0;
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    if (next_victim < entries.size() && static_cast<std::size_t>(entries[next_victim]) == i) {
-      ++next_victim;
-    } else {
-      blocks_[kept++] = blocks_[i];
-    }
-  }
-  CAROUSEL_CHECK_EQ(next_victim, entries.size());
-  blocks_.resize(kept);
+  EraseEntries(entries, 1, &blocks_);
+  EraseEntries(entries, block_size_, &token_mass_);
+}
+
+void ImportanceTracker::Clear() {
+  blocks_.clear();
+  token_mass_.clear();
+}
+
+double ImportanceTracker::Aggregated(double mass, std::int64_t lifetime) const {
+  if (lifetime == 0) return std::numeric_limits<double>::infinity();
+  return options_.aggregation == Aggregation::kSum ? mass : mass / static_cast<double>(lifetime);
 }
 
 double ImportanceTracker::Score(std::int64_t entry) const {
-  const BlockImportance& importance = block(entry);
-  if (importance.lifetime == 0) return std::numeric_limits<double>::infinity();
-  if (aggregation_ == Aggregation::kSum) return importance.mass;
-  return importance.mass / static_cast<double>(importance.lifetime);
+  return Aggregated(block(entry).mass, block(entry).lifetime);
+}
+
+double ImportanceTracker::TokenScore(std::int64_t entry, std::int64_t slot) const {
+  return Aggregated(token_mass_[static_cast<std::size_t>(entry * block_size_ + slot)],
+                    block(entry).lifetime);
 }
 
 }  // namespace carousel

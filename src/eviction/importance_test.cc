@@ -10,20 +10,20 @@
 namespace carousel {
 namespace {
 
-TEST(CountedQueries, CappedCountsEachStepsLast) {
+TEST(SnapKvQueries, CappedCountsEachStepsLast) {
   const EvictionConfig config{.snapkv_window = 8};
-  EXPECT_EQ(CountedQueries(config, 256, 1000), 8);
-  EXPECT_EQ(CountedQueries(config, 5, 0), 5);
-  EXPECT_EQ(CountedQueries({.snapkv_window = 0}, 256, 1000), 256);
+  EXPECT_EQ(SnapKvQueries(config, 256, 1000), 8);
+  EXPECT_EQ(SnapKvQueries(config, 5, 0), 5);
+  EXPECT_EQ(SnapKvQueries({.snapkv_window = 0}, 256, 1000), 256);
 }
 
-TEST(CountedQueries, AtEndCountsOnlyThePromptsLast) {
+TEST(SnapKvQueries, AtEndCountsOnlyThePromptsLast) {
   const EvictionConfig config{.snapkv_window = 8, .prompt_eviction = PromptEviction::kAtEnd};
-  EXPECT_EQ(CountedQueries(config, 256, 1000), 0);
-  EXPECT_EQ(CountedQueries(config, 256, 3), 5);  // the window reaches five tokens into this chunk
-  EXPECT_EQ(CountedQueries(config, 3, 0), 3);
-  EXPECT_EQ(CountedQueries(config, 256, 0), 8);
-  EXPECT_EQ(CountedQueries(config, 1, 0), 1);  // decode
+  EXPECT_EQ(SnapKvQueries(config, 256, 1000), 0);
+  EXPECT_EQ(SnapKvQueries(config, 256, 3), 5);  // the window reaches five tokens into this chunk
+  EXPECT_EQ(SnapKvQueries(config, 3, 0), 3);
+  EXPECT_EQ(SnapKvQueries(config, 256, 0), 8);
+  EXPECT_EQ(SnapKvQueries(config, 1, 0), 1);  // decode
 }
 
 RC_GTEST_PROP(MaxPool, EqualsTheDefinition, (std::vector<std::uint8_t> bytes)) {
@@ -51,13 +51,13 @@ std::vector<TableEntry> Entries(std::int64_t count, std::int64_t last_tokens) {
 }
 
 TEST(ImportanceTracker, SumsMassPerBlockAndLifetimes) {
-  ImportanceTracker sum({.aggregation = Aggregation::kSum, .snapkv_window = 0});
-  ImportanceTracker norm({.aggregation = Aggregation::kNormSum, .snapkv_window = 0});
+  ImportanceTracker sum(8, {.aggregation = Aggregation::kSum});
+  ImportanceTracker norm(8, {.aggregation = Aggregation::kNormSum});
   for (ImportanceTracker* tracker : {&sum, &norm}) {
     std::vector<float> mass(16, 0.25F);
-    tracker->Record(Entries(2, 8), 8, mass, 10);
+    tracker->Record(Entries(2, 8), mass, 10);
     mass.assign(24, 0.5F);
-    tracker->Record(Entries(3, 4), 8, mass, 5);  // the last block's empty slots do not count
+    tracker->Record(Entries(3, 4), mass, 5);  // the last block's empty slots do not count
   }
   EXPECT_DOUBLE_EQ(sum.Score(0), 8 * 0.25 + 8 * 0.5);
   EXPECT_DOUBLE_EQ(sum.Score(2), 4 * 0.5);
@@ -66,21 +66,20 @@ TEST(ImportanceTracker, SumsMassPerBlockAndLifetimes) {
 }
 
 TEST(ImportanceTracker, PoolsOverNeighboursAcrossBlocks) {
-  ImportanceTracker tracker(
-      {.aggregation = Aggregation::kSum, .snapkv_window = 8, .pooling_width = 7});
+  ImportanceTracker tracker(8, {.aggregation = Aggregation::kSum, .pooling_width = 7});
   std::vector<float> mass(24, 0.0F);
   mass[8] = 1.0F;  // first token of block 1: three tokens each side get its vote
-  tracker.Record(Entries(3, 8), 8, mass, 8);
+  tracker.Record(Entries(3, 8), mass, 8);
   EXPECT_DOUBLE_EQ(tracker.Score(0), 3.0);
   EXPECT_DOUBLE_EQ(tracker.Score(1), 4.0);
   EXPECT_DOUBLE_EQ(tracker.Score(2), 0.0);
 }
 
 TEST(ImportanceTracker, ScoresStayWithTheirBlocks) {
-  ImportanceTracker tracker({.aggregation = Aggregation::kSum, .snapkv_window = 0});
+  ImportanceTracker tracker(8, {.aggregation = Aggregation::kSum});
   std::vector<float> mass(32);
   for (std::size_t i = 0; i < mass.size(); ++i) mass[i] = static_cast<float>(i / 8);
-  tracker.Record(Entries(4, 8), 8, mass, 1);
+  tracker.Record(Entries(4, 8), mass, 1);
   const std::vector<std::int64_t> victims = {0, 2};
   tracker.Erase(victims);
   ASSERT_EQ(tracker.entries(), 2);
@@ -89,8 +88,8 @@ TEST(ImportanceTracker, ScoresStayWithTheirBlocks) {
 }
 
 TEST(ImportanceTracker, NobodyIsEvictedUnheard) {
-  ImportanceTracker tracker(EvictionConfig{});
-  tracker.Record(Entries(2, 8), 8, {}, 0);
+  ImportanceTracker tracker(8, {});
+  tracker.Record(Entries(2, 8), {}, 0);
   EXPECT_EQ(tracker.Score(1), std::numeric_limits<double>::infinity());
 }
 

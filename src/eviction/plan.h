@@ -1,37 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which blocks go: areas first, then the lowest scores among what may go.
+// Which blocks may go, and how many must.
 #pragma once
 
 #include <cstdint>
-#include <functional>
+#include <set>
 #include <span>
 #include <vector>
 
 #include "cache/block_table.h"
-#include "carousel/config.h"
 #include "carousel/types.h"
 
 namespace carousel {
 
-// Entries [first, last) of a table may be evicted: full blocks after the start area (the stream's
-// first start_size tokens) and before the recent area (the last recent_size kept tokens).
-struct EvictableRange {
-  std::int64_t first = 0;
-  std::int64_t last = 0;
-  std::int64_t blocks() const { return last - first; }
+// The areas that are never evicted, in tokens.
+struct Areas {
+  std::int64_t start_size = 0;   // of the stream's first tokens
+  std::int64_t recent_size = 0;  // of the last kept ones
 };
 
-EvictableRange FindEvictable(std::span<const TableEntry> entries, std::int64_t block_size,
-                             std::int64_t start_size, std::int64_t recent_size);
+// Who may go, as ascending indices: full blocks after the start area and before the recent area
+// whose number in the stream (logical / block_size) is not among the pinned.
+std::vector<std::int64_t> FindCandidates(std::span<const TableEntry> entries,
+                                         std::int64_t block_size, const Areas& areas,
+                                         const std::set<std::int64_t>& pinned);
 
-// How many blocks must go so that `resident_tokens` fits `max_tokens`. 0 when it fits.
+// How many blocks must go so that `resident_tokens` fits `max_tokens`; below 0: how many more would
+// fit.
 std::int64_t BlocksOverLimit(std::int64_t resident_tokens, std::int64_t max_tokens,
                              std::int64_t block_size);
-
-// The `count` entries of the range with the lowest score (all of them when there are fewer), as
-// ascending indices. Of equal scores the older goes.
-std::vector<std::int64_t> LowestScores(EvictableRange range, std::int64_t count,
-                                       const std::function<double(std::int64_t entry)>& score);
 
 // Blocks of a sliding-window layer that no later query can see: all their tokens are `window` or
 // more behind the next token. They go without a score and without a loss, from any area. Ascending

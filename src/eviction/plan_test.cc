@@ -26,46 +26,31 @@ std::vector<TableEntry> RandomEntries() {
 }
 
 // Token by token: a block may go when it is full, none of its tokens is among the stream's first
-// start_size, and none among the last recent_size that are kept.
-RC_GTEST_PROP(FindEvictable, EqualsTheDefinition, ()) {
+// start_size, none among the last recent_size that are kept, and none is pinned.
+RC_GTEST_PROP(FindCandidates, EqualTheDefinition, ()) {
   const auto entries = RandomEntries();
   const std::int64_t start = kBlock * *rc::gen::inRange(1, 5);
   const std::int64_t recent = kBlock * *rc::gen::inRange(1, 5);
-  const EvictableRange range = FindEvictable(entries, kBlock, start, recent);
+  std::set<std::int64_t> pinned;
+  for (int i = *rc::gen::inRange(0, 5); i > 0; --i) pinned.insert(*rc::gen::inRange(0, 40));
+  const auto candidates =
+      FindCandidates(entries, kBlock, {.start_size = start, .recent_size = recent}, pinned);
+  RC_ASSERT(std::is_sorted(candidates.begin(), candidates.end()));
   std::int64_t after = 0;  // kept tokens behind the block
   for (auto i = static_cast<std::int64_t>(entries.size()) - 1; i >= 0; --i) {
     const TableEntry& entry = entries[static_cast<std::size_t>(i)];
-    const bool may_go = entry.tokens == kBlock && entry.logical.value >= start && after >= recent;
-    RC_ASSERT(may_go == (i >= range.first && i < range.last));
+    const bool may_go = entry.tokens == kBlock && entry.logical.value >= start && after >= recent &&
+                        !pinned.contains(entry.logical.value / kBlock);
+    RC_ASSERT(may_go == std::binary_search(candidates.begin(), candidates.end(), i));
     after += entry.tokens;
-  }
-}
-
-RC_GTEST_PROP(LowestScores, TakesTheLowest, (std::vector<std::uint8_t> scores)) {
-  const auto count = static_cast<std::int64_t>(scores.size());
-  const EvictableRange range{.first = count / 4, .last = count - count / 4};
-  const std::int64_t wanted = *rc::gen::inRange<std::int64_t>(0, count + 2);
-  const auto score = [&](std::int64_t entry) {
-    return scores[static_cast<std::size_t>(entry)] / 16;
-  };
-  const auto victims = LowestScores(range, wanted, score);
-  RC_ASSERT(static_cast<std::int64_t>(victims.size()) == std::min(wanted, range.blocks()));
-  RC_ASSERT(std::is_sorted(victims.begin(), victims.end()));
-  for (std::int64_t entry = range.first; entry < range.last; ++entry) {
-    const bool gone = std::binary_search(victims.begin(), victims.end(), entry);
-    for (const std::int64_t victim : victims) {
-      RC_ASSERT(victim >= range.first && victim < range.last);
-      // Who stays scores higher than who goes, or is newer at the same score.
-      if (!gone)
-        RC_ASSERT(score(entry) > score(victim) ||
-                  (score(entry) == score(victim) && entry > victim));
-    }
   }
 }
 
 TEST(BlocksOverLimit, RoundsUp) {
   EXPECT_EQ(BlocksOverLimit(512, 512, 32), 0);
-  EXPECT_EQ(BlocksOverLimit(100, 512, 32), 0);
+  EXPECT_EQ(BlocksOverLimit(481, 512, 32), 0);
+  EXPECT_EQ(BlocksOverLimit(480, 512, 32), -1);
+  EXPECT_EQ(BlocksOverLimit(0, 512, 32), -16);
   EXPECT_EQ(BlocksOverLimit(513, 512, 32), 1);
   EXPECT_EQ(BlocksOverLimit(768, 512, 32), 8);
 }

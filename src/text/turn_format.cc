@@ -116,15 +116,18 @@ std::string TurnFormat::Message(const Role& role, std::string_view content) cons
   return fmt::format("{}{}{}", role.before, trim_ ? Trim(content) : content, role.after);
 }
 
-std::string TurnFormat::FirstTurn(const std::optional<std::string>& system,
-                                  std::string_view user) const {
+std::string TurnFormat::Beginning(const std::optional<std::string>& system) const {
   CAROUSEL_CHECK(reducible_);
   if (system && !system_)
     throw Error(
         ErrorCode::kInvalidArgument, "system",
         "this model's chat template has no system message; put the text into the first turn");
-  const std::string begin = system ? begin_ + Message(*system_, *system) : begin_without_system_;
-  return begin + Message(user_, user) + generation_prompt_;
+  return system ? begin_ + Message(*system_, *system) : begin_without_system_;
+}
+
+std::string TurnFormat::FirstTurn(const std::optional<std::string>& system,
+                                  std::string_view user) const {
+  return Beginning(system) + Message(user_, user) + generation_prompt_;
 }
 
 std::string TurnFormat::NextTurn(std::string_view user) const {

@@ -35,6 +35,9 @@ class TurnFormat {
   // The conversation up to where the first answer begins. Throws carousel::Error (kInvalidArgument,
   // field "system") when there is a system message and the template has no place for one.
   std::string FirstTurn(const std::optional<std::string>& system, std::string_view user) const;
+  // The part of it in front of the user's turn: the system message, or what stands for it. Throws
+  // as FirstTurn.
+  std::string Beginning(const std::optional<std::string>& system) const;
   // What follows an answer, up to where the next one begins. The end of the answer's turn is part
   // of it: the engine drops the end token that the model gave (Engine::Submit).
   std::string NextTurn(std::string_view user) const;

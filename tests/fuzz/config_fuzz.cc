@@ -4,6 +4,8 @@
 #include "carousel/config.h"
 #include "carousel/engine.h"
 #include "carousel/error.h"
+#include "eviction/budget.h"
+#include "eviction/registry.h"
 #include "fuzz/fuzz_input.h"
 #include "fuzz/fuzz_target.h"
 
@@ -26,6 +28,20 @@ EngineConfig ReadEngineConfig(FuzzInput* input) {
   eviction.start_size = input->Integer();
   eviction.recent_size = input->Integer();
   eviction.max_cache_size = input->Integer();
+  // Mostly a name that there is.
+  constexpr const char* kPolicies[] = {"snapkv",       "h2o",     "tova",   "window",
+                                       "keynorm",      "keydiff", "random", "expected_attention",
+                                       "adaptive_rkv", "",        "lru"};
+  eviction.policy = kPolicies[input->Bits(1) % std::size(kPolicies)];
+  eviction.policy_seed = input->Bits(8);
+  eviction.rkv_attention_mass = input->Real();
+  eviction.rkv_window = input->Integer();
+  eviction.expected_positions = input->Integer();
+  eviction.kvcrush_budget = input->Integer();
+  eviction.kvcrush_anchor = input->Choice<KvCrushAnchor>(5);
+  eviction.budget = input->Choice<Budget>(3);
+  eviction.budget_floor = input->Real();
+  eviction.budget_slope = input->Real();
   eviction.aggregation = input->Choice<Aggregation>(2);
   eviction.snapkv_window = input->Integer();
   eviction.pooling_width = input->Integer();
@@ -84,6 +100,22 @@ void CheckAccepted(const EngineConfig& config) {
     CAROUSEL_CHECK(size > 0 && size % block == 0);
   CAROUSEL_CHECK_GT(eviction.max_cache_size, eviction.start_size + eviction.recent_size);
   CAROUSEL_CHECK(eviction.pooling_width % 2 == 1);
+  CAROUSEL_CHECK(FindPolicy(eviction.policy) != nullptr);
+  CAROUSEL_CHECK(eviction.rkv_attention_mass >= 0.0 && eviction.rkv_attention_mass <= 1.0);
+  CAROUSEL_CHECK(eviction.rkv_window > 0 && eviction.expected_positions > 0);
+  CAROUSEL_CHECK(eviction.kvcrush_budget >= 0);
+  CAROUSEL_CHECK(eviction.kvcrush_budget == 0 || eviction.policy != "adaptive_rkv");
+  CAROUSEL_CHECK(eviction.budget_floor >= 0.0 && eviction.budget_floor <= 1.0);
+  CAROUSEL_CHECK(eviction.budget_slope >= 1.0);
+  // Whatever the split, it gives out what there is, in whole blocks, and each layer can evict.
+  if (eviction.layer_max_cache_size.empty()) {
+    std::int64_t total = 0;
+    for (const std::int64_t size : LayerSizes(eviction, 7, block)) {
+      CAROUSEL_CHECK(size % block == 0 && size > eviction.start_size + eviction.recent_size);
+      total += size / block;
+    }
+    CAROUSEL_CHECK_EQ(total, 7 * (eviction.max_cache_size / block));
+  }
   for (const std::int64_t size : eviction.layer_max_cache_size)
     CAROUSEL_CHECK(size % block == 0 && size > eviction.start_size + eviction.recent_size);
   CAROUSEL_CHECK(config.recall.blocks >= 0 && config.recall.limit_bytes >= 0);
@@ -104,9 +136,13 @@ void CheckAccepted(const SamplingParams& params) {
 }  // namespace
 
 std::vector<std::string> FuzzSeeds() {
-  // Each number below 128 stands for its eightfold: blocks of 32, 32/128/672, chunks of 256.
-  const std::string config{4, 1, 1, 0, 0, 32, 1, 4, 16, 84, 1, 1, static_cast<char>(0x80),
-                           7, 0, 0, 1, 2, 0,  0, 0, 1,  1,  2, 0, 0};
+  // Each number below 128 stands for its eightfold: blocks of 32, chunks of 256, 32/128/672; snapkv
+  // with a window of 8 and, as two bytes over 1000, a pooling of 7; an even budget; 16 recalled.
+  const std::string cache{4, 1, 1, 0, 0, 32, 1, 4, 16, 84};
+  const std::string policy{0, 0, 0, 0, 0, 0, 0, 0, 0, 58, 1, 64, 0, 0, 0, 13, 127};
+  const std::string votes{1, 1, static_cast<char>(0x80), static_cast<char>(0xEF), 3, 1, 2, 0, 0, 0};
+  const std::string recall{2, 1, 1, 0, 0};
+  const std::string config = cache + policy + votes + recall;
   const std::string sampling{32, 5, 58, 3, 70, 0, 0, 32, 2};
   return {config + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
 }

@@ -3,24 +3,23 @@
 
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "attention/reference.h"
 #include "engine/logits.h"
+#include "eviction/budget.h"
+#include "eviction/registry.h"
 
 namespace carousel::testing {
 namespace {
-
-// What the naive cache knows of one block of one group.
-struct NaiveBlock {
-  double mass = 0.0;
-  std::int64_t lifetime = 0;
-};
 
 // Some neighbouring KV heads of a layer as a layer of their own.
 struct NaiveGroup {
@@ -28,8 +27,8 @@ struct NaiveGroup {
   std::int64_t first_kv_head = 0;
   AttentionLayerSpec spec;
   std::vector<ReferenceToken> tokens;
-  std::vector<ReferenceToken> evicted;        // in stream order
-  std::map<std::int64_t, NaiveBlock> blocks;  // by logical block
+  std::vector<ReferenceToken> evicted;  // in stream order
+  std::unique_ptr<Policy> policy;
 
   // Row `row` of q, k, v or out, whose heads all have `dim` columns; the group's columns of it.
   template <class Float>
@@ -38,6 +37,10 @@ struct NaiveGroup {
     return rows + (row * heads + first_kv_head * per_kv_head) * dim;
   }
 };
+
+Grouping GroupingOf(const EvictionConfig& eviction) {
+  return eviction.budget == Budget::kAdaptive ? Grouping::kHead : eviction.grouping;
+}
 
 std::vector<NaiveGroup> NaiveGroups(const ModelSpec& spec, Grouping grouping) {
   std::vector<NaiveGroup> groups;
@@ -59,6 +62,54 @@ std::vector<NaiveGroup> NaiveGroups(const ModelSpec& spec, Grouping grouping) {
   return groups;
 }
 
+// Gives a policy the kept tokens' keys and values, block by block.
+class NaiveReader final : public BlockReader {
+ public:
+  NaiveReader(const NaiveGroup& group, std::int64_t block_size)
+      : group_(group), block_size_(block_size) {}
+  void ReadKeys(std::int64_t entry, std::int64_t head, float* to) const override {
+    const std::int64_t dim = group_.spec.key_dim;
+    ForTokens(entry, [&](const ReferenceToken& token, std::int64_t slot) {
+      for (std::int64_t d = 0; d < dim; ++d)
+        to[d * block_size_ + slot] =
+            static_cast<float>(token.key[static_cast<std::size_t>(head * dim + d)]);
+    });
+  }
+  void ReadValues(std::int64_t entry, std::int64_t head, float* to) const override {
+    const std::int64_t dim = group_.spec.value_dim;
+    ForTokens(entry, [&](const ReferenceToken& token, std::int64_t slot) {
+      for (std::int64_t d = 0; d < dim; ++d)
+        to[slot * dim + d] =
+            static_cast<float>(token.value[static_cast<std::size_t>(head * dim + d)]);
+    });
+  }
+
+ private:
+  // All blocks but the last are full, so an entry's tokens follow from its number.
+  template <typename Use>
+  void ForTokens(std::int64_t entry, Use use) const {
+    for (std::int64_t slot = 0; slot < block_size_; ++slot) {
+      const auto index = static_cast<std::size_t>(entry * block_size_ + slot);
+      if (index < group_.tokens.size()) use(group_.tokens[index], slot);
+    }
+  }
+
+  const NaiveGroup& group_;
+  std::int64_t block_size_;
+};
+
+// What each layer's groups may hold. Layers with a window have no part in the budget.
+std::vector<std::int64_t> Sizes(const ModelSpec& spec, const EngineConfig& config) {
+  const auto sharing = std::count_if(spec.layers.begin(), spec.layers.end(),
+                                     [](const auto& layer) { return layer.sliding_window == 0; });
+  const auto shared = LayerSizes(*config.eviction, sharing, config.cache.block_size);
+  std::vector<std::int64_t> sizes;
+  std::size_t next = 0;
+  for (const AttentionLayerSpec& layer : spec.layers)
+    sizes.push_back(layer.sliding_window > 0 ? 0 : shared[next++]);
+  return sizes;
+}
+
 class NaiveCache final : public AttentionCallback {
  public:
   // Both `spec` and `rope`, which has one entry per layer, outlive the cache.
@@ -66,8 +117,21 @@ class NaiveCache final : public AttentionCallback {
       : spec_(spec),
         rope_(rope),
         config_(config),
-        groups_(NaiveGroups(spec, config.eviction->grouping)) {
+        groups_(NaiveGroups(spec, GroupingOf(*config.eviction))),
+        sizes_(Sizes(spec, config)) {
     if (config.eviction->positions == PositionPolicy::kCompact) mode_ = PositionPolicy::kCompact;
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      const BlockShape shape{.block_size = config.cache.block_size,
+                             .kv_heads = groups_[i].spec.kv_heads,
+                             .key_dim = groups_[i].spec.key_dim,
+                             .value_dim = groups_[i].spec.value_dim};
+      groups_[i].policy = MakePolicy({.config = *config.eviction,
+                                      .shape = shape,
+                                      .rope = rope_.layers[groups_[i].layer],
+                                      .query_heads = groups_[i].spec.query_heads,
+                                      .scale = groups_[i].spec.scale,
+                                      .group = static_cast<std::int64_t>(i)});
+    }
   }
 
   // The naive model always gets logical positions: an unlimited double-precision RoPE does not
@@ -75,7 +139,7 @@ class NaiveCache final : public AttentionCallback {
   void Begin(std::int64_t tokens, bool is_prompt, std::int64_t prompt_left) {
     step_tokens_ = tokens;
     prompt_left_ = prompt_left;
-    for (NaiveGroup& group : groups_) Evict(group, is_prompt);
+    for (std::size_t layer = 0; layer < spec_.layers.size(); ++layer) Evict(layer, is_prompt);
     if (mode_ == PositionPolicy::kKeep && config_.eviction->positions == PositionPolicy::kAuto &&
         length_ + tokens > spec_.trained_window) {
       mode_ = PositionPolicy::kCompact;
@@ -134,7 +198,7 @@ class NaiveCache final : public AttentionCallback {
       }
       for (std::size_t i = 0; i < all.mass.size(); ++i) all.mass[i] += result.mass[i];
     }
-    Vote(group, all);
+    Observe(group, all, group.Columns(q, 0, whole.query_heads, per_kv_head, spec.key_dim), tokens);
   }
 
   static AttentionLayerSpec HeadOf(const AttentionLayerSpec& spec, std::int64_t head) {
@@ -237,74 +301,140 @@ class NaiveCache final : public AttentionCallback {
     return token.logical.value / config_.cache.block_size;
   }
 
-  void Vote(NaiveGroup& group, const ReferenceOutput& result) {
-    const EvictionConfig& eviction = *config_.eviction;
-    const auto& kept = group.tokens;
-    std::vector<double> votes(kept.size(), 0.0);
-    std::int64_t counted = 0;
-    for (std::int64_t i = 0; i < step_tokens_; ++i) {
-      const std::int64_t from_step_end = step_tokens_ - i;  // 1 for the last
-      const std::int64_t reach = eviction.prompt_eviction == PromptEviction::kAtEnd
-                                     ? from_step_end + prompt_left_
-                                     : from_step_end;
-      if (eviction.snapkv_window > 0 && reach > eviction.snapkv_window) continue;
-      ++counted;
-      for (std::size_t t = 0; t < kept.size(); ++t)
-        votes[t] += result.mass[static_cast<std::size_t>(i) * kept.size() + t];
+  // The kept tokens as a table of blocks; written positions are stream positions.
+  std::vector<TableEntry> Entries(const NaiveGroup& group) const {
+    std::vector<TableEntry> entries;
+    for (const ReferenceToken& token : group.tokens) {
+      const Position first{BlockOf(token) * config_.cache.block_size};
+      if (entries.empty() || entries.back().logical != first)
+        entries.push_back({.block = {}, .written = first, .logical = first});
+      ++entries.back().tokens;
     }
-    for (std::size_t t = 0; t < kept.size(); ++t) {
-      double vote = votes[t];
-      const std::int64_t reach = eviction.snapkv_window > 0 ? eviction.pooling_width / 2 : 0;
-      for (std::int64_t n = -reach; n <= reach; ++n) {
-        const std::int64_t at = static_cast<std::int64_t>(t) + n;
-        if (at >= 0 && at < static_cast<std::int64_t>(kept.size()))
-          vote = std::max(vote, votes[static_cast<std::size_t>(at)]);
-      }
-      group.blocks[BlockOf(kept[t])].mass += vote;
-    }
-    std::map<std::int64_t, bool> present;
-    for (const ReferenceToken& token : kept) present[BlockOf(token)] = true;
-    for (const auto& [block, unused] : present) group.blocks[block].lifetime += counted;
+    return entries;
   }
 
-  void Evict(NaiveGroup& group, bool is_prompt) {
-    const EvictionConfig& eviction = *config_.eviction;
-    // A layer with a window keeps all that its queries can see; what they cannot costs only memory.
-    if (group.spec.sliding_window > 0) return;
-    if (is_prompt && eviction.prompt_eviction == PromptEviction::kAtEnd) return;
-    const std::int64_t limit = eviction.max_cache_size - (is_prompt ? 0 : step_tokens_);
-    auto& kept = group.tokens;
-    while (static_cast<std::int64_t>(kept.size()) > limit) {
-      std::int64_t worst = -1;
-      double lowest = 0.0;
-      for (std::size_t t = 0; t + static_cast<std::size_t>(config_.cache.block_size) <= kept.size();
-           ++t) {
-        const std::int64_t block = BlockOf(kept[t]);
-        const bool first_of_block = kept[t].logical.value % config_.cache.block_size == 0;
-        const auto behind = static_cast<std::int64_t>(kept.size() - t) - config_.cache.block_size;
-        if (!first_of_block || kept[t].logical.value < eviction.start_size ||
-            behind < eviction.recent_size)
-          continue;
-        const NaiveBlock& info = group.blocks[block];
-        const double score = info.lifetime == 0 ? INFINITY
-                             : eviction.aggregation == Aggregation::kSum
-                                 ? info.mass
-                                 : info.mass / static_cast<double>(info.lifetime);
-        if (worst < 0 || score < lowest) {
-          worst = block;
-          lowest = score;
-        }
-      }
-      if (worst < 0) return;
-      const auto is_worst = [&](const ReferenceToken& token) { return BlockOf(token) == worst; };
-      std::copy_if(kept.begin(), kept.end(), std::back_inserter(group.evicted), is_worst);
-      std::sort(group.evicted.begin(), group.evicted.end(),
-                [](const ReferenceToken& left, const ReferenceToken& right) {
-                  return left.logical < right.logical;
-                });
-      std::erase_if(kept, is_worst);
-      group.blocks.erase(worst);
+  void Observe(NaiveGroup& group, const ReferenceOutput& result, const float* q,
+               std::int64_t tokens) {
+    const auto entries = Entries(group);
+    const std::int64_t counted = std::min(
+        tokens, group.policy->CountedQueries({.tokens = tokens, .prompt_left = prompt_left_}));
+    std::vector<float> mass;
+    if (counted > 0)
+      mass.assign(entries.size() * static_cast<std::size_t>(config_.cache.block_size), 0.0F);
+    for (std::size_t t = 0; t < group.tokens.size() && counted > 0; ++t) {
+      double sum = 0.0;
+      for (std::int64_t i = tokens - counted; i < tokens; ++i)
+        sum += result.mass[static_cast<std::size_t>(i) * group.tokens.size() + t];
+      mass[t] = static_cast<float>(sum);
     }
+    const Position first{length_ - tokens};
+    const AttentionLayerSpec& whole = spec_.layers[group.layer];
+    group.policy->Observe({.entries = entries,
+                           .counted_queries = counted,
+                           .token_mass = mass,
+                           .tokens = tokens,
+                           .first_written = first,
+                           .first_logical = first,
+                           .q = q,
+                           .q_stride = whole.query_heads * whole.key_dim});
+  }
+
+  struct Sight {
+    std::vector<TableEntry> entries;
+    std::vector<std::int64_t> candidates;
+    std::vector<Position> attention;
+    std::unique_ptr<NaiveReader> reader;
+    GroupView view;
+  };
+
+  // Full blocks of which no token is pinned, among the first start_size or the last recent_size.
+  void Look(const NaiveGroup& group, Sight* sight) const {
+    const EvictionConfig& eviction = *config_.eviction;
+    sight->entries = Entries(group);
+    auto behind = static_cast<std::int64_t>(group.tokens.size());
+    for (std::size_t i = 0; i < sight->entries.size(); ++i) {
+      const TableEntry& entry = sight->entries[i];
+      behind -= entry.tokens;
+      sight->attention.push_back(
+          mode_ == PositionPolicy::kKeep
+              ? entry.logical
+              : Position{static_cast<std::int64_t>(i) * config_.cache.block_size});
+      bool pinned = false;
+      for (std::int64_t t = entry.logical.value; t < entry.logical.value + entry.tokens; ++t)
+        pinned = pinned || (t >= pinned_.begin && t < pinned_.end);
+      if (entry.tokens == config_.cache.block_size && behind >= eviction.recent_size &&
+          entry.logical.value >= eviction.start_size && !pinned)
+        sight->candidates.push_back(static_cast<std::int64_t>(i));
+    }
+    sight->reader = std::make_unique<NaiveReader>(group, config_.cache.block_size);
+    sight->view = {.entries = sight->entries,
+                   .candidates = sight->candidates,
+                   .attention = sight->attention,
+                   .next_attention = mode_ == PositionPolicy::kKeep
+                                         ? Position{length_}
+                                         : Position{static_cast<std::int64_t>(group.tokens.size())},
+                   .blocks = sight->reader.get()};
+  }
+
+  // How many blocks each head of a layer loses.
+  std::vector<std::int64_t> Losses(const std::vector<NaiveGroup*>& heads,
+                                   const std::vector<Sight>& sights, std::int64_t limit) const {
+    const std::int64_t block_size = config_.cache.block_size;
+    std::vector<std::int64_t> losses;
+    std::int64_t together = 0;
+    for (const NaiveGroup* head : heads) {
+      // Block after block, until it would fit; below 0: as many as would still fit.
+      std::int64_t over = 0;
+      const auto kept = static_cast<std::int64_t>(head->tokens.size());
+      while (kept - over * block_size > limit) ++over;
+      while (kept - (over - 1) * block_size <= limit) --over;
+      losses.push_back(over);
+      together += over;
+    }
+    if (config_.eviction->budget != Budget::kAdaptive) return losses;
+    if (together <= 0) return std::vector<std::int64_t>(heads.size(), 0);
+    std::vector<HeadCandidates> candidates(heads.size());
+    for (std::size_t i = 0; i < heads.size(); ++i) {
+      candidates[i].scores.resize(sights[i].candidates.size());
+      heads[i]->policy->Score(sights[i].view, candidates[i].scores);
+      for (const std::int64_t entry : sights[i].candidates)
+        candidates[i].logical.push_back(
+            sights[i].entries[static_cast<std::size_t>(entry)].logical.value);
+    }
+    return AdaptiveLosses(candidates, together, config_.eviction->budget_floor);
+  }
+
+  void Evict(std::size_t layer, bool is_prompt) {
+    // A layer with a window keeps all that its queries can see; what they cannot costs only memory.
+    if (spec_.layers[layer].sliding_window > 0) return;
+    if (is_prompt && config_.eviction->prompt_eviction == PromptEviction::kAtEnd) return;
+    std::vector<NaiveGroup*> heads;
+    for (NaiveGroup& group : groups_)
+      if (group.layer == layer) heads.push_back(&group);
+    std::vector<Sight> sights(heads.size());
+    for (std::size_t i = 0; i < heads.size(); ++i) Look(*heads[i], &sights[i]);
+    const auto losses = Losses(heads, sights, sizes_[layer] - (is_prompt ? 0 : step_tokens_));
+    for (std::size_t i = 0; i < heads.size(); ++i) {
+      const std::int64_t count = std::min(losses[i], std::ssize(sights[i].candidates));
+      if (count > 0) Remove(heads[i], sights[i], heads[i]->policy->Choose(sights[i].view, count));
+    }
+  }
+
+  void Remove(NaiveGroup* group, const Sight& sight, const std::vector<std::int64_t>& gone) {
+    for (const std::int64_t entry : gone) {
+      const std::int64_t first = sight.entries[static_cast<std::size_t>(entry)].logical.value;
+      const auto goes = [&](const ReferenceToken& token) {
+        return BlockOf(token) == first / config_.cache.block_size;
+      };
+      std::copy_if(group->tokens.begin(), group->tokens.end(), std::back_inserter(group->evicted),
+                   goes);
+      std::erase_if(group->tokens, goes);
+    }
+    std::sort(group->evicted.begin(), group->evicted.end(),
+              [](const ReferenceToken& left, const ReferenceToken& right) {
+                return left.logical < right.logical;
+              });
+    group->policy->Erase(gone);
   }
 
   const ModelSpec& spec_;
@@ -315,15 +445,23 @@ class NaiveCache final : public AttentionCallback {
   std::int64_t step_tokens_ = 0;
   std::int64_t prompt_left_ = 0;
   std::vector<NaiveGroup> groups_;
+  std::vector<std::int64_t> sizes_;  // [layers]
+  TokenSpan pinned_;                 // of the stream
+
+ public:
+  void set_pinned(TokenSpan pinned) { pinned_ = pinned; }
 };
 
 }  // namespace
 
 void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run) {
   NaiveCache naive(run.model->spec(), *run.rope, *run.config);
+  naive.set_pinned(run.pinned);
   const auto total = std::ssize(run.tokens);
   const auto vocabulary = static_cast<std::size_t>(run.model->spec().vocabulary_size);
-  engine.Submit({.prompt = {run.tokens.begin(), run.tokens.end()}, .score_prompt = true});
+  Request request{.prompt = {run.tokens.begin(), run.tokens.end()}, .score_prompt = true};
+  if (run.pinned.end > 0) request.pinned.push_back(run.pinned);
+  engine.Submit(std::move(request));
   std::vector<float> before;
   while (engine.HasWork()) {
     const StepResult step = engine.Step();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A naive engine that keeps a list of tokens per group, in double, and does everything by
-// definition: no blocks, no shifts, no chunks of attention. What the real one must equal.
+// definition: no blocks, no shifts, no chunks of attention. What the real one must equal. Policies
+// are the real ones (src/eviction/policies_test.cc holds each against its rule), but see what the
+// naive lists hold.
 #pragma once
 
 #include <span>
@@ -16,6 +18,7 @@ struct NaiveRun {
   const RopeSpec* rope = nullptr;
   const EngineConfig* config = nullptr;  // the engine's, with eviction
   std::span<const TokenId> tokens;
+  TokenSpan pinned;        // of the tokens; empty: none
   double tolerance = 0.0;  // nats
 };
 
