@@ -138,6 +138,21 @@ TEST(EveryPolicy, EvictsTheSameWayTwiceAndAfterReset) {
   }
 }
 
+TEST(EveryPolicy, DoesNotMindThatSomebodyGathersAttention) {
+  const auto prompt = Tokens(200);
+  for (const PromptEviction when : {PromptEviction::kCapped, PromptEviction::kAtEnd}) {
+    EngineConfig config = SmallConfig();
+    config.eviction->prompt_eviction = when;
+    for (const PolicyEntry& entry : RegisteredPolicies()) {
+      config.eviction->policy = entry.name;
+      const auto watched = Make(config);
+      watched->GatherAttention(true);
+      EXPECT_EQ(Play(watched.get(), prompt, 20), Play(Make(config).get(), prompt, 20))
+          << Describe(*config.eviction);
+    }
+  }
+}
+
 TEST(EveryPolicy, PrefersWhatItSaysItDoes) {
   // The same text and budget, other survivors: no two policies are one by mistake.
   const auto prompt = Tokens(300);

@@ -270,9 +270,9 @@ const StepPlan& SequenceCache::Plan(const StepRequest& request) {
     plan_.position_ids[static_cast<std::size_t>(i)] = (tables_.next_written() + i).value;
   }
   tables_.Append(request.tokens, pools_);
-  plan_.counted_queries =
+  plan_.policy_queries =
       eviction_.CountedQueries({.tokens = request.tokens, .prompt_left = request.prompt_left});
-  if (!gathered_.empty()) plan_.counted_queries = std::max<std::int64_t>(1, plan_.counted_queries);
+  plan_.counted_queries = std::max<std::int64_t>(gathered_.empty() ? 0 : 1, plan_.policy_queries);
   for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group);
   return plan_;
 }
@@ -410,8 +410,8 @@ void SequenceCache::Observe(std::int64_t group, std::span<const float> mass, con
   const AttentionLayerSpec& layer = LayerOf(group);
   const CacheGroup& heads = group_of(group);
   Observation seen{.entries = tables_.table(group).entries(),
-                   .counted_queries = plan_.counted_queries,
-                   .token_mass = mass,
+                   .counted_queries = plan_.policy_queries,
+                   .token_mass = plan_.policy_queries > 0 ? mass : std::span<const float>(),
                    .tokens = plan_.tokens,
                    .first_written = Position{plan_.position_ids.front()},
                    .first_logical = plan_.first_query_logical};

@@ -39,8 +39,9 @@ struct StepPlan {
   std::vector<std::int64_t> position_ids;  // [tokens], written positions
   std::vector<GroupPlan> groups;
   Position first_query_logical;
-  std::int64_t counted_queries = 0;
-  std::int64_t evicted_tokens = 0;  // in the group that lost most
+  std::int64_t policy_queries = 0;   // that the policies want counted
+  std::int64_t counted_queries = 0;  // that are
+  std::int64_t evicted_tokens = 0;   // in the group that lost most
   std::int64_t rotated_keys = 0;  // key rotation: tokens whose keys were rewritten, over all groups
 };
 
