@@ -268,7 +268,6 @@ void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* item
   std::int64_t all_work = 0;
   for (const AttentionTask& task : tasks) all_work += WorkOf(task.input);
   const std::int64_t width = ParallelWidth();
-  const std::int64_t wanted = width > 1 ? 2 * width : 1;  // twice, so that uneven items even out
   items->clear();
   plans->clear();
   TaskPlan next;
@@ -279,9 +278,7 @@ void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* item
     CAROUSEL_CHECK_LE(input.first_kv_head + input.kv_heads, input.layer->kv_heads);
     CAROUSEL_CHECK_EQ(std::ssize(task.output.token_mass),
                       input.counted_queries > 0 ? std::ssize(input.blocks) * input.block_size : 0);
-    const double share = static_cast<double>(WorkOf(input)) / static_cast<double>(all_work);
-    next.work = PlanWork(
-        input, static_cast<std::int64_t>(std::ceil(share * static_cast<double>(wanted))), items);
+    next.work = PlanWork(input, WantedGroups(WorkOf(input), all_work, width), items);
     next.counted_rows = input.counted_queries * GroupOf(*input.layer);
     next.columns = static_cast<std::int64_t>(input.blocks.size()) * input.block_size;
     plans->push_back(next);

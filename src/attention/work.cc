@@ -2,6 +2,7 @@
 #include "attention/work.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace carousel {
@@ -50,6 +51,13 @@ std::int64_t WorkOf(const AttentionInput& input) {
   const std::int64_t rows = input.queries * group * input.kv_heads;
   return rows * static_cast<std::int64_t>(input.blocks.size()) * input.block_size *
          (input.layer->key_dim + input.layer->value_dim);
+}
+
+std::int64_t WantedGroups(std::int64_t work, std::int64_t all_work, std::int64_t width) {
+  const std::int64_t wanted = width > 1 ? 2 * width : 1;
+  const double share = static_cast<double>(work) / static_cast<double>(all_work);
+  return std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(std::ceil(share * static_cast<double>(wanted))));
 }
 
 WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,

@@ -94,6 +94,11 @@ bool NeedsMask(const AttentionInput& input, const WorkItem& item, const Attentio
 WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
                   std::vector<WorkItem>* items);
 
+// How many groups a task is to be cut into when tasks of `all_work` together share `width` threads:
+// by its share of the work, twice as many as there are threads over all, so that uneven ones even
+// out and a long context does not wait at the end for one thread. At least 1.
+std::int64_t WantedGroups(std::int64_t work, std::int64_t all_work, std::int64_t width);
+
 // How many multiply-adds a task takes, about: what its share of the threads is measured by.
 std::int64_t WorkOf(const AttentionInput& input);
 

@@ -94,5 +94,45 @@ TEST(PlanWork, EveryRowSeesEveryVisibleBlockOnce) {
   }
 }
 
+// Sequences of very different lengths side by side: no group is more than a thread's even share, so
+// that no thread is left alone with the longest.
+TEST(WantedGroups, TheLongestTaskIsNotLeftToOneThread) {
+  const AttentionLayerSpec layer{.query_heads = 9, .kv_heads = 3, .key_dim = 64, .value_dim = 64};
+  for (const std::int64_t width : {2, 3, 8}) {
+    for (const std::int64_t longest : {1024, 8192}) {
+      const std::int64_t contexts[] = {64, longest, 256, 256};
+      std::vector<std::vector<AttentionBlock>> blocks;
+      std::vector<AttentionInput> tasks;
+      std::int64_t all_work = 0;
+      for (const std::int64_t context : contexts) {
+        blocks.emplace_back();
+        for (std::int64_t i = 0; i < context; i += 32)
+          blocks.back().push_back({.tokens = 32, .attention = {}, .logical = Position{i}});
+        tasks.push_back({.layer = &layer,
+                         .kv_heads = layer.kv_heads,
+                         .block_size = 32,
+                         .blocks = blocks.back(),
+                         .queries = 1,
+                         .first_query_attention = {},
+                         .first_query_logical = Position{context - 1}});
+        all_work += WorkOf(tasks.back());
+      }
+      for (const AttentionInput& task : tasks) {
+        std::vector<WorkItem> items;
+        const WorkPlan plan = PlanWork(task, WantedGroups(WorkOf(task), all_work, width), &items);
+        for (std::int64_t g = 0; g < plan.groups; ++g) {
+          const WorkGroup group = plan.group(g, items.data());
+          const std::int64_t columns =
+              (group.item(0).last_block - group.item(0).first_block) * task.block_size;
+          const std::int64_t work = group.count * (layer.query_heads / layer.kv_heads) * columns *
+                                    (layer.key_dim + layer.value_dim);
+          EXPECT_LE(work, all_work / width + all_work / 20) << width << " threads, " << longest;
+        }
+      }
+      EXPECT_EQ(WantedGroups(all_work, all_work, 1), 1);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace carousel
