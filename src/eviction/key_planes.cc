@@ -8,6 +8,15 @@
 
 namespace carousel {
 
+void MeanTokenScores(std::span<const double> tokens, std::span<double> scores) {
+  const std::size_t block_size = scores.empty() ? 0 : tokens.size() / scores.size();
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    double sum = 0.0;
+    for (std::size_t slot = 0; slot < block_size; ++slot) sum += tokens[i * block_size + slot];
+    scores[i] = sum / static_cast<double>(block_size);
+  }
+}
+
 KeyPlanes::KeyPlanes(const GroupView& view, const BlockShape& shape, const LayerRope& rope,
                      std::int64_t head, Scale scale)
     : block_size_(static_cast<std::size_t>(shape.block_size)),

@@ -12,6 +12,9 @@
 
 namespace carousel {
 
+// scores[i] = the mean score of candidate i's tokens. `tokens` is [scores, tokens of a block].
+void MeanTokenScores(std::span<const double> tokens, std::span<double> scores);
+
 class KeyPlanes {
  public:
   enum class Scale { kAsWritten, kUnit };  // kUnit: each key divided by its L2 norm

@@ -4,6 +4,7 @@
 // KV heads of a group, the mean.
 #include <cmath>
 
+#include "eviction/key_planes.h"
 #include "eviction/registry.h"
 
 namespace carousel {
@@ -20,11 +21,7 @@ class KeyNorm final : public Policy {
     const auto block_size = static_cast<std::size_t>(shape_.block_size);
     std::vector<double> tokens(view.candidates.size() * block_size);
     ScoreTokens(view, tokens);
-    for (std::size_t i = 0; i < scores.size(); ++i) {
-      double sum = 0.0;
-      for (std::size_t slot = 0; slot < block_size; ++slot) sum += tokens[i * block_size + slot];
-      scores[i] = sum / static_cast<double>(block_size);
-    }
+    MeanTokenScores(tokens, scores);
   }
 
   void ScoreTokens(const GroupView& view, std::span<double> scores) override {
