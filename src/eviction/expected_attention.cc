@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cmath>
 #include <complex>
+#include <limits>
+#include <numeric>
 
 #include "eviction/query_statistics.h"
 #include "eviction/registry.h"
@@ -18,8 +20,9 @@
 namespace carousel {
 namespace {
 
-constexpr std::int64_t kSamplesPerStep = 32;  // queries; neighbours say much the same
-constexpr std::int64_t kOutliers = 4;         // the stream's first tokens have queries of their own
+// Every so manieth query of the stream is a sample: neighbours say much the same, and the stream's
+// first tokens, whose queries are like no others, are left out.
+constexpr std::int64_t kSampleEvery = 8;
 
 class ExpectedAttention final : public Policy {
  public:
@@ -42,64 +45,84 @@ class ExpectedAttention final : public Policy {
   }
 
  private:
-  void AddExpectedMass(const GroupView& view, std::int64_t kv_head, std::span<double> mass) const;
+  std::vector<Rotor> KeyRotors(const GroupView& view) const;
+  void AddExpectedMass(const GroupView& view, const std::vector<Rotor>& rotors,
+                       std::int64_t kv_head, std::span<double> mass) const;
 
   BlockShape shape_;
   LayerRope rope_;
   double scale_;
-  std::vector<QueryStatistics> heads_;         // [query_heads]
-  std::vector<std::complex<double>> average_;  // [pairs]: A of the next positions
+  std::vector<QueryStatistics> heads_;       // [query_heads]
+  Rotor average_;                            // A of the next positions
+  std::vector<std::vector<float>> samples_;  // [query_heads], of a step: [n, key_dim]
 };
 
 void ExpectedAttention::Observe(const Observation& observation) {
-  const std::int64_t samples = std::min(observation.tokens, kSamplesPerStep);
-  const auto key_dim = static_cast<std::size_t>(shape_.key_dim);
-  for (std::int64_t i = 0; i < samples; ++i) {
-    // The last of each of `samples` equal parts.
-    const std::int64_t token = (i + 1) * observation.tokens / samples - 1;
-    if (observation.first_logical.value + token < kOutliers) continue;
+  samples_.resize(heads_.size());
+  for (std::vector<float>& samples : samples_) samples.clear();
+  const std::int64_t first = observation.first_logical.value;
+  for (std::int64_t token = kSampleEvery - 1 - first % kSampleEvery; token < observation.tokens;
+       token += kSampleEvery) {
     const float* row = observation.q + token * observation.q_stride;
     const Rotor back = RotorTo(rope_, -(observation.first_written.value + token));
-    for (QueryStatistics& head : heads_) {
-      head.Add(rope_, back, row);
-      row += key_dim;
+    for (std::vector<float>& samples : samples_) {
+      samples.insert(samples.end(), row, row + shape_.key_dim);
+      TurnVector(rope_, back, samples.data() + samples.size() - shape_.key_dim);
+      row += shape_.key_dim;
     }
   }
+  for (std::size_t head = 0; head < heads_.size(); ++head) heads_[head].Add(samples_[head]);
 }
 
 // mass[t] += the expected part of attention that token t of all entries gets, summed over the KV
-// head's query heads. [entries * block_size]; what is not filled gets nothing.
-void ExpectedAttention::AddExpectedMass(const GroupView& view, std::int64_t kv_head,
-                                        std::span<double> mass) const {
+// head's query heads. [entries * block_size]; what is not filled gets nothing. `rotors` take each
+// entry's keys to where the queries' distribution stands.
+void ExpectedAttention::AddExpectedMass(const GroupView& view, const std::vector<Rotor>& rotors,
+                                        std::int64_t kv_head, std::span<double> mass) const {
   const auto block_size = static_cast<std::size_t>(shape_.block_size);
   const auto per_kv_head = static_cast<std::int64_t>(heads_.size()) / shape_.kv_heads;
+  std::vector<QueryForm> forms;
+  for (std::int64_t i = 0; i < per_kv_head; ++i)
+    forms.push_back(
+        heads_[static_cast<std::size_t>(kv_head * per_kv_head + i)].Expectation(scale_));
   std::vector<float> keys(static_cast<std::size_t>(shape_.key_dim) * block_size);
-  std::vector<std::vector<double>> exponents(
-      static_cast<std::size_t>(per_kv_head),
-      std::vector<double>(mass.size(), -std::numeric_limits<double>::infinity()));
+  std::vector<std::vector<float>> exponents(forms.size(), std::vector<float>(mass.size()));
   for (std::size_t entry = 0; entry < view.entries.size(); ++entry) {
     view.blocks->ReadKeys(static_cast<std::int64_t>(entry), kv_head, keys.data());
-    // Key R(a) k stands at v: query R(next + j) q meets it at the distance next + j - v.
-    const std::int64_t distance =
-        view.next_attention - view.attention[entry] + view.entries[entry].written.value;
-    Rotor rotor = RotorTo(rope_, distance);
-    for (std::size_t pair = 0; pair < rotor.size(); ++pair) rotor[pair] *= average_[pair];
     const auto filled = static_cast<std::size_t>(view.entries[entry].tokens);
-    for (std::int64_t i = 0; i < per_kv_head; ++i) {
-      const QueryStatistics& head = heads_[static_cast<std::size_t>(kv_head * per_kv_head + i)];
-      const auto to =
-          std::span(exponents[static_cast<std::size_t>(i)]).subspan(entry * block_size, block_size);
-      head.ExpectedExponents(rope_, rotor, scale_, keys, to);
+    // What was never written may be anything.
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (i % block_size >= filled) keys[i] = 0.0F;
+    }
+    TurnKeys(rope_, rotors[entry], shape_.block_size, keys.data());
+    for (std::size_t i = 0; i < forms.size(); ++i) {
+      const auto to = std::span(exponents[i]).subspan(entry * block_size, block_size);
+      EvaluateForm(forms[i], keys, to);
       std::fill(to.begin() + static_cast<std::ptrdiff_t>(filled), to.end(),
-                -std::numeric_limits<double>::infinity());
+                -std::numeric_limits<float>::infinity());
     }
   }
-  for (const std::vector<double>& head : exponents) {
-    const double most = *std::max_element(head.begin(), head.end());
-    double sum = 0.0;
-    for (const double e : head) sum += std::exp(e - most);
-    for (std::size_t t = 0; t < head.size(); ++t) mass[t] += std::exp(head[t] - most) / sum;
+  for (const std::vector<float>& head : exponents) {
+    const float most = *std::max_element(head.begin(), head.end());
+    std::vector<double> weights;
+    for (const float e : head) weights.push_back(std::exp(static_cast<double>(e - most)));
+    const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+    for (std::size_t t = 0; t < head.size(); ++t) mass[t] += weights[t] / sum;
   }
+}
+
+// Key R(a) k stands at v: query R(next + j) q meets it at the distance next + j - v, so that
+// (A m) . k over the next positions is m . k', with k' the key turned by the conjugate of A.
+std::vector<Rotor> ExpectedAttention::KeyRotors(const GroupView& view) const {
+  std::vector<Rotor> rotors;
+  for (std::size_t entry = 0; entry < view.entries.size(); ++entry) {
+    const std::int64_t distance =
+        view.next_attention - view.attention[entry] + view.entries[entry].written.value;
+    Rotor& rotor = rotors.emplace_back(RotorTo(rope_, distance));
+    for (std::size_t pair = 0; pair < rotor.size(); ++pair)
+      rotor[pair] = std::conj(rotor[pair] * average_[pair]);
+  }
+  return rotors;
 }
 
 void ExpectedAttention::ScoreTokens(const GroupView& view, std::span<double> scores) {
@@ -108,9 +131,10 @@ void ExpectedAttention::ScoreTokens(const GroupView& view, std::span<double> sco
   const auto value_dim = static_cast<std::size_t>(shape_.value_dim);
   std::vector<double> mass(view.entries.size() * block_size);
   std::vector<float> values(block_size * value_dim);
+  const std::vector<Rotor> rotors = KeyRotors(view);
   for (std::int64_t head = 0; head < shape_.kv_heads; ++head) {
     std::fill(mass.begin(), mass.end(), 0.0);
-    AddExpectedMass(view, head, mass);
+    AddExpectedMass(view, rotors, head, mass);
     for (std::size_t i = 0; i < view.candidates.size(); ++i) {
       view.blocks->ReadValues(view.candidates[i], head, values.data());
       for (std::size_t slot = 0; slot < block_size; ++slot) {

@@ -457,22 +457,16 @@ RC_GTEST_PROP(ExpectedAttention, EqualsTheRule, (std::uint64_t seed)) {
     for (std::int64_t h = 0; h < world.shape().query_heads; ++h) {
       // Queries before RoPE, of the samples that the policy takes.
       std::vector<std::vector<double>> queries;
-      std::int64_t first = 0;
-      for (const WorldStep& step : world.steps()) {
-        const std::int64_t tokens = step.tokens.back() + 1 - first;
-        const std::int64_t samples = std::min<std::int64_t>(tokens, 32);
-        for (std::int64_t i = 0; i < samples; ++i) {
-          const std::int64_t token = first + (i + 1) * tokens / samples - 1;
-          if (token < 4) continue;
-          std::vector<double> q(dim);
-          for (std::size_t d = 0; d < dim; ++d)
-            q[d] = static_cast<double>(world.query(token)[static_cast<std::size_t>(h) * dim + d]);
-          std::vector<double> back(dim);
-          RotateVectorReference(rope, static_cast<double>(-token), world.shape().key_dim, q.data(),
-                                back.data());
-          queries.push_back(back);
-        }
-        first += tokens;
+      const std::int64_t length =
+          world.steps().empty() ? 0 : world.steps().back().tokens.back() + 1;
+      for (std::int64_t token = 7; token < length; token += 8) {
+        std::vector<double> q(dim);
+        for (std::size_t d = 0; d < dim; ++d)
+          q[d] = static_cast<double>(world.query(token)[static_cast<std::size_t>(h) * dim + d]);
+        std::vector<double> back(dim);
+        RotateVectorReference(rope, static_cast<double>(-token), world.shape().key_dim, q.data(),
+                              back.data());
+        queries.push_back(back);
       }
       // A applied to a vector: the mean over the positions to come, seen from where the key stands.
       const auto averaged = [&](const std::vector<double>& q, std::int64_t distance) {

@@ -16,18 +16,6 @@ std::pair<std::size_t, std::size_t> Dimensions(const LayerRope& rope, std::size_
   return {first + pair, first + pair + static_cast<std::size_t>(rope.rotated_dims) / 2};
 }
 
-// Multiplies the pairs of a vector whose elements lie `stride` apart.
-template <typename Number>
-void Turn(const LayerRope& rope, const Rotor& rotor, Number* vector, std::size_t stride) {
-  for (std::size_t pair = 0; pair < rotor.size(); ++pair) {
-    const auto [x, y] = Dimensions(rope, pair);
-    const std::complex<double> turned =
-        rotor[pair] * std::complex<double>(vector[x * stride], vector[y * stride]);
-    vector[x * stride] = static_cast<Number>(turned.real());
-    vector[y * stride] = static_cast<Number>(turned.imag());
-  }
-}
-
 }  // namespace
 
 Rotor RotorTo(const LayerRope& rope, std::int64_t position) {
@@ -50,19 +38,32 @@ Rotor AverageRotation(const LayerRope& rope, std::int64_t positions) {
   return average;
 }
 
-void TurnKeys(const LayerRope& rope, const Rotor& rotor, std::int64_t block_size, float* keys) {
-  for (std::int64_t token = 0; token < block_size; ++token)
-    Turn(rope, rotor, keys + token, static_cast<std::size_t>(block_size));
+void TurnVector(const LayerRope& rope, const Rotor& rotor, float* vector) {
+  TurnKeys(rope, rotor, 1, vector);
 }
 
-void QueryStatistics::Add(const LayerRope& rope, const Rotor& back, const float* query) {
-  std::vector<double> q(query, query + key_dim_);
-  Turn(rope, back, q.data(), 1);
-  for (std::size_t i = 0; i < key_dim_; ++i) {
-    sum_[i] += q[i];
-    for (std::size_t j = 0; j <= i; ++j) products_[i * key_dim_ + j] += q[i] * q[j];
+void TurnKeys(const LayerRope& rope, const Rotor& rotor, std::int64_t block_size, float* keys) {
+  const auto tokens = static_cast<std::size_t>(block_size);
+  for (std::size_t pair = 0; pair < rotor.size(); ++pair) {
+    const auto [first, second] = Dimensions(rope, pair);
+    const auto re = static_cast<float>(rotor[pair].real());
+    const auto im = static_cast<float>(rotor[pair].imag());
+    float* const x = keys + first * tokens;
+    float* const y = keys + second * tokens;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const float turned = re * x[t] - im * y[t];
+      y[t] = im * x[t] + re * y[t];
+      x[t] = turned;
+    }
   }
-  ++count_;
+}
+
+void QueryStatistics::Add(std::span<const float> queries) {
+  CAROUSEL_CHECK_EQ(queries.size() % key_dim_, 0U);
+  for (std::size_t i = 0; i < queries.size(); ++i)
+    sum_[i % key_dim_] += static_cast<double>(queries[i]);
+  AddOuterProducts(queries, key_dim_, products_);
+  count_ += static_cast<std::int64_t>(queries.size() / key_dim_);
 }
 
 void QueryStatistics::Clear() {
@@ -71,41 +72,20 @@ void QueryStatistics::Clear() {
   std::fill(products_.begin(), products_.end(), 0.0);
 }
 
-void QueryStatistics::ExpectedExponents(const LayerRope& rope, const Rotor& rotor, double scale,
-                                        std::span<const float> keys,
-                                        std::span<double> exponents) const {
-  std::fill(exponents.begin(), exponents.end(), 0.0);
-  if (count_ == 0) return;
-  const std::size_t block_size = exponents.size();
+QueryForm QueryStatistics::Expectation(double scale) const {
+  QueryForm form{.linear = std::vector<float>(key_dim_, 0.0F),
+                 .quadratic = std::vector<float>(key_dim_ * key_dim_, 0.0F)};
+  if (count_ == 0) return form;
   const auto count = static_cast<double>(count_);
-  std::vector<double> mean(key_dim_);
-  for (std::size_t i = 0; i < key_dim_; ++i) mean[i] = sum_[i] / count;
-  std::vector<double> covariance(key_dim_ * key_dim_);
   for (std::size_t i = 0; i < key_dim_; ++i) {
-    for (std::size_t j = 0; j <= i; ++j) {
-      const double c = products_[i * key_dim_ + j] / count - mean[i] * mean[j];
-      covariance[i * key_dim_ + j] = covariance[j * key_dim_ + i] = c;
+    form.linear[i] = static_cast<float>(scale * sum_[i] / count);
+    for (std::size_t j = 0; j < key_dim_; ++j) {
+      const double covariance =
+          products_[i * key_dim_ + j] / count - sum_[i] / count * (sum_[j] / count);
+      form.quadratic[i * key_dim_ + j] = static_cast<float>(scale * scale / 2 * covariance);
     }
   }
-  Turn(rope, rotor, mean.data(), 1);
-  for (std::size_t i = 0; i < key_dim_; ++i) Turn(rope, rotor, covariance.data() + i * key_dim_, 1);
-  for (std::size_t j = 0; j < key_dim_; ++j) Turn(rope, rotor, covariance.data() + j, key_dim_);
-
-  // Row by row of A S A', the products off the diagonal once and doubled.
-  std::vector<float> row(block_size);
-  for (std::size_t i = 0; i < key_dim_; ++i) {
-    const auto diagonal = static_cast<float>(scale * scale / 2 * covariance[i * key_dim_ + i]);
-    const float* const own = keys.data() + i * block_size;
-    for (std::size_t t = 0; t < block_size; ++t)
-      row[t] = static_cast<float>(scale * mean[i]) + diagonal * own[t];
-    for (std::size_t j = 0; j < i; ++j) {
-      const auto factor = static_cast<float>(scale * scale * covariance[i * key_dim_ + j]);
-      const float* const other = keys.data() + j * block_size;
-      for (std::size_t t = 0; t < block_size; ++t) row[t] += factor * other[t];
-    }
-    for (std::size_t t = 0; t < block_size; ++t)
-      exponents[t] += static_cast<double>(row[t] * own[t]);
-  }
+  return form;
 }
 
 }  // namespace carousel

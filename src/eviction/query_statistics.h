@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "eviction/query_form.h"
 #include "rope/rope_spec.h"
 
 namespace carousel {
@@ -21,6 +22,8 @@ Rotor RotorTo(const LayerRope& rope, std::int64_t position);
 // The mean of R(0) ... R(positions - 1). `positions` > 0.
 Rotor AverageRotation(const LayerRope& rope, std::int64_t positions);
 
+// Multiplies one vector, [key_dim].
+void TurnVector(const LayerRope& rope, const Rotor& rotor, float* vector);
 // Multiplies a block's keys, [key_dim, block_size].
 void TurnKeys(const LayerRope& rope, const Rotor& rotor, std::int64_t block_size, float* keys);
 
@@ -31,21 +34,20 @@ class QueryStatistics {
         sum_(key_dim_, 0.0),
         products_(key_dim_ * key_dim_, 0.0) {}
 
-  // One query, which `back` takes to position 0. [key_dim]
-  void Add(const LayerRope& rope, const Rotor& back, const float* query);
+  // Queries at position 0: [n, key_dim].
+  void Add(std::span<const float> queries);
   void Clear();
   std::int64_t count() const { return count_; }
 
-  // exponents[t] = scale (A m) . k_t + scale^2 / 2 k_t' A S A' k_t for the keys of a block,
-  // [key_dim, block_size], with A the rotor, m the mean and S the covariance. 0 before any query.
-  void ExpectedExponents(const LayerRope& rope, const Rotor& rotor, double scale,
-                         std::span<const float> keys, std::span<double> exponents) const;
+  // What exp(scale q . k) is expected to be for a key k, as a logarithm: scale m . k + scale^2 / 2
+  // k' S k with m the mean and S the covariance. All zeros before any query.
+  QueryForm Expectation(double scale) const;
 
  private:
   std::size_t key_dim_;
   std::int64_t count_ = 0;
   std::vector<double> sum_;       // [key_dim]
-  std::vector<double> products_;  // [key_dim, key_dim]: of q q', the lower triangle
+  std::vector<double> products_;  // [key_dim, key_dim]: of q q'
 };
 
 }  // namespace carousel
