@@ -126,7 +126,9 @@ TEST(CommandLine, ReadsWhatIsRecalled) {
                             "--recall-queries=5", "--recall-kv-type", "int4"});
   EXPECT_EQ(given.config.recall.blocks, 8);
   EXPECT_EQ(given.config.recall.store_file, "/tmp/tier");
+  EXPECT_FALSE(given.config.recall.yields);
   EXPECT_EQ(given.config.recall.limit_bytes, 64 << 20);
+  EXPECT_EQ(given.config.recall.limit_tokens, 0);
   EXPECT_EQ(given.config.recall.every, 2);
   EXPECT_EQ(given.config.recall.queries, 5);
   EXPECT_EQ(given.config.recall.kv_type, KvType::kInt4);
@@ -137,6 +139,24 @@ TEST(CommandLine, ReadsWhatIsRecalled) {
   EXPECT_EQ(ParseAs<StreamFlags>({"stream", "--text", "a", "--recall-blocks=8", "--no-eviction"})
                 .config.recall.blocks,
             0);
+}
+
+TEST(CommandLine, RecallsWhereNothingIsSaid) {
+  const auto said = [](std::vector<std::string> more) {
+    std::vector<std::string> words = {"stream", "--text", "a", "--max-cache-size", "512"};
+    words.insert(words.end(), more.begin(), more.end());
+    return ParseAs<StreamFlags>(words).config.recall;
+  };
+  const RecallConfig nothing = said({});
+  EXPECT_EQ(nothing.blocks, kRecalledBlocks);
+  EXPECT_TRUE(nothing.yields);
+  EXPECT_EQ(nothing.limit_tokens, 512 * kStoredCaches);
+  EXPECT_EQ(said({"--recall-blocks=0"}).blocks, 0);
+  EXPECT_EQ(said({"--recall-limit-tokens=4096"}).limit_tokens, 4096);
+  EXPECT_EQ(said({"--recall-limit-tokens=0"}).limit_tokens, 0);
+  const RecallConfig bytes = said({"--recall-limit=64M"});
+  EXPECT_EQ(bytes.limit_tokens, 0);
+  EXPECT_EQ(bytes.limit_bytes, 64 << 20);
 }
 
 TEST(CommandLine, KnowsWhatModelsComputeIn) {

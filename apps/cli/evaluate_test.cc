@@ -117,9 +117,10 @@ TEST_F(EvaluateTest, PeakBytesAreThePoolsAndEvictionRunsBetweenTurns) {
 TEST_F(EvaluateTest, WhatIsKeptForRecallIsCountedApart) {
   const std::string task = R"({"id": 1, "raw": true, "turns": [{"prompt": ")" + Numbers(150) +
                            R"(", "max_new_tokens": 2}]})";
-  const std::vector<std::string> small = {"--start-size",     "32",  "--recent-size", "32",
-                                          "--max-cache-size", "128", "--chunk",       "64"};
+  std::vector<std::string> small = {"--start-size",     "32",  "--recent-size", "32",
+                                    "--max-cache-size", "128", "--chunk",       "64"};
   auto recalling = small;
+  small.insert(small.end(), {"--recall-blocks", "0"});
   recalling.insert(recalling.end(), {"--recall-blocks", "2"});
   const auto without = Evaluate(task, small);
   const auto with = Evaluate(task, recalling);

@@ -114,6 +114,11 @@ void FlagSet::Integer(Spec spec, IntegerRange range, std::int64_t* target) {
       [range, target](const std::string& value) { *target = ReadInteger(value, range); });
 }
 
+void FlagSet::OptionalInteger(Spec spec, IntegerRange range, std::optional<std::int64_t>* target) {
+  Add(std::move(spec),
+      [range, target](const std::string& value) { *target = ReadInteger(value, range); });
+}
+
 void FlagSet::Unsigned(Spec spec, std::uint64_t* target) {
   Add(std::move(spec), [target](const std::string& value) {
     const auto number = ParseNumber<std::uint64_t>(value);

@@ -58,6 +58,7 @@ class FlagSet {
   void OptionalText(Spec spec, std::optional<std::string>* target);
   void Texts(Spec spec, std::vector<std::string>* target);  // may be given more than once
   void Integer(Spec spec, IntegerRange range, std::int64_t* target);
+  void OptionalInteger(Spec spec, IntegerRange range, std::optional<std::int64_t>* target);
   void Unsigned(Spec spec, std::uint64_t* target);
   void Real(Spec spec, double* target);
   void Bytes(Spec spec, std::int64_t* target);  // 4096, 64K, 64M, 1G; powers of 1024

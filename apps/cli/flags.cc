@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <string_view>
 
 #include "eviction/registry.h"
@@ -132,11 +133,13 @@ constexpr std::string_view kRecallHeading = "Recall";
 void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
   RecallConfig& recall = target->config.recall;
   flags->Heading(std::string(kRecallHeading));
-  flags->Integer(
+  flags->OptionalInteger(
       {"--recall-blocks", "K",
-       WithDefault("Evicted blocks that each KV head brings back beside what is resident; 0: off",
-                   recall.blocks)},
-      kAnySize, &recall.blocks);
+       fmt::format("Evicted blocks that each KV head brings back beside what is resident; 0: off "
+                   "(default {}; fewer where the trained window leaves no room, 0 with key "
+                   "rotation)",
+                   kRecalledBlocks)},
+      kAnySize, &target->recall_blocks);
   flags->Integer({"--recall-every", "N",
                   WithDefault("Decode steps from one choice of blocks to the next", recall.every)},
                  kAnySize, &recall.every);
@@ -152,6 +155,12 @@ void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
                 "Most memory or disk for evicted blocks, all layers together; the oldest go first "
                 "(default: none)"},
                &recall.limit_bytes);
+  flags->OptionalInteger(
+      {"--recall-limit-tokens", "N",
+       fmt::format("Most evicted tokens that each KV head keeps; the oldest go first; 0: no limit "
+                   "(default: {} times --max-cache-size; none beside --recall-limit)",
+                   kStoredCaches)},
+      kAnySize, &target->recall_limit_tokens);
   std::vector<std::string> types = KvTypeNames();
   types.insert(types.begin(), "auto");
   flags->Choice(
@@ -263,9 +272,28 @@ void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* ta
   flags->Text({"--json", "FILE", description}, target);
 }
 
+namespace {
+
+// Cut where the product could overflow: Validate is going to refuse sizes below 1, and nobody has a
+// second tier for the others.
+std::int64_t StoredByDefault(const EvictionConfig& eviction) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  return std::clamp<std::int64_t>(eviction.max_cache_size, 1, kMost) * kStoredCaches;
+}
+
+}  // namespace
+
 EngineConfig SettledConfig(const CacheFlags& flags) {
   EngineConfig config = flags.config;
-  if (flags.recall_store != "ram") config.recall.store_file = flags.recall_store;
+  RecallConfig& recall = config.recall;
+  if (flags.recall_store != "ram") recall.store_file = flags.recall_store;
+  recall.blocks = flags.recall_blocks.value_or(kRecalledBlocks);
+  recall.yields = !flags.recall_blocks;
+  if (flags.recall_limit_tokens) {
+    recall.limit_tokens = *flags.recall_limit_tokens;
+  } else if (recall.limit_bytes == 0) {
+    recall.limit_tokens = StoredByDefault(*config.eviction);
+  }
   if (flags.no_eviction) {
     config.eviction.reset();
     config.recall = {};

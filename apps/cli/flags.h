@@ -27,7 +27,16 @@ struct CacheFlags {
   EngineConfig config;
   bool no_eviction = false;
   std::string recall_store = "ram";  // or a file's name
+  // What the program recalls where nothing is said; see SettledConfig.
+  std::optional<std::int64_t> recall_blocks;
+  std::optional<std::int64_t> recall_limit_tokens;
 };
+
+// What is recalled where nothing is said, as far as there is room for it: a quarter of a cache of
+// 1,024 tokens, out of the last 16 caches' worth. Memory then stays flat, and what was said a few
+// thousand tokens ago comes back (docs/decisions: defaults).
+inline constexpr std::int64_t kRecalledBlocks = 8;
+inline constexpr std::int64_t kStoredCaches = 16;
 
 struct SamplingFlags {
   SamplingParams params;

@@ -63,8 +63,8 @@ enum class KvType {
   kInt4,  // 4 bits, a scale and an offset: keys per channel and half a block, values per half token
 };
 
-// The reference's eviction (start, evictable and recent areas; SnapKV window) with its defaults,
-// and what the policies take besides.
+// The reference's eviction (start, evictable and recent areas) with its sizes, and what the
+// policies take besides. Which policy is the default, and why: docs/decisions (defaults).
 struct EvictionConfig {
   std::int64_t start_size = 32;    // attention sinks, never evicted; multiple of block_size, > 0
   std::int64_t recent_size = 128;  // the newest tokens, never evicted; multiple of block_size, > 0
@@ -72,7 +72,7 @@ struct EvictionConfig {
   std::int64_t max_cache_size =
       672;  // per layer and KV head; multiple of block_size, > start_size + recent_size
   // Who goes: a name of src/eviction/registry.h, where --help has a line for each.
-  std::string policy = "snapkv";
+  std::string policy = "expected_attention";
   std::uint64_t policy_seed = 0;                    // random, KVCrush's random anchor
   Aggregation aggregation = Aggregation::kNormSum;  // snapkv, h2o
   // snapkv, adaptive_rkv: how many of a chunk's (kAtEnd: of the prompt's) last queries vote; 0: all
@@ -115,10 +115,14 @@ struct CacheConfig {
 // Layers with a sliding window recall nothing: what leaves the window cannot be seen.
 struct RecallConfig {
   std::int64_t blocks = 0;  // that a KV head may bring back at once; 0: off
-  std::int64_t every = 4;   // decode steps from one choice to the next; a prompt chooses per chunk
-  std::int64_t queries = 16;     // how many of a chunk's last queries choose
-  std::string store_file;        // where evicted blocks are kept: a new file; empty: memory
-  std::int64_t limit_bytes = 0;  // of the second tier; the oldest go first; 0: none
+  // Where the model or the rotation leave no room for so many: take fewer, or none, and do not
+  // refuse.
+  bool yields = false;
+  std::int64_t every = 4;  // decode steps from one choice to the next; a prompt chooses per chunk
+  std::int64_t queries = 16;      // how many of a chunk's last queries choose
+  std::string store_file;         // where evicted blocks are kept: a new file; empty: memory
+  std::int64_t limit_bytes = 0;   // of the second tier; the oldest go first; 0: none
+  std::int64_t limit_tokens = 0;  // likewise, of each KV head; 0: none, else at least block_size
   // How the second tier holds keys and values. nullopt: int8, or as the cache does where that is
   // int8 or int4.
   std::optional<KvType> kv_type;

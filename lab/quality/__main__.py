@@ -7,8 +7,9 @@ from pathlib import Path
 
 from quality import report
 from quality.carousel import Failure, Program
-from quality.experiments import EXPERIMENTS, SIZES
+from quality.experiments import EXPERIMENTS
 from quality.lab import Lab
+from quality.settings import SIZES
 from quality.store import Store, commit_of, digest
 from quality.text import Tokens, default_text
 

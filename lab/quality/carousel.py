@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 import numpy
@@ -16,11 +17,16 @@ class Failure(Exception):
     """A run that ended without its results; the text is what it said."""
 
 
+def last_line(result):
+    return (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+
+
 def task_lines(cases):
     """The cases as `carousel evaluate` reads them."""
     lines = []
     for case in cases:
-        turns = [{"prompt": turn.prompt, "max_new_tokens": turn.max_new_tokens} for turn in case.turns]
+        turns = [{"prompt": turn.prompt} | ({"score": turn.said} if turn.said else
+                                            {"max_new_tokens": turn.max_new_tokens}) for turn in case.turns]
         lines.append({"id": case.id, "raw": True, "turns": turns})
     return lines
 
@@ -32,12 +38,14 @@ class Program:
         # A caller's variables would be flags.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("CAROUSEL_")}
         self._environment["LD_LIBRARY_PATH"] = str(libraries)
-        self._flags = None
 
-    def knows(self, flag):
-        if self._flags is None:
-            self._flags = self._call(["evaluate", "--help"]).stdout
-        return flag in self._flags
+    @cached_property
+    def cache_bytes_per_token(self):
+        """Of all layers, keys and values in f16."""
+        result = self._call(["info", "--model", self._model, "--json", "-"])
+        if result.returncode != 0:
+            raise Failure(last_line(result))
+        return json.loads(result.stdout.splitlines()[-1])["cache_bytes_per_token_f16"]
 
     def _call(self, arguments):
         return subprocess.run([self._program, *map(str, arguments)], env=self._environment, capture_output=True,
@@ -52,7 +60,7 @@ class Program:
             arguments += ["--logits", logits] if logits else []
             result = self._call(arguments)
         if result.returncode != 0:
-            raise Failure((result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1])
+            raise Failure(last_line(result))
         return [json.loads(line) for line in result.stdout.splitlines()]
 
 

@@ -208,7 +208,7 @@ class Lab:
                 "kv_type": "f16"}
 
     def run_genai_cases(self, setting, cases, budget, recent):
-        """As run_cases. For every judged turn the conversation is read anew, without the answers in between."""
+        """As run_cases. For every judged turn the conversation is read anew, with the answers that all are given."""
         prompts, owners = [], []
         for case in cases:
             for index in case.judged:
@@ -230,7 +230,7 @@ class Lab:
 
     @staticmethod
     def _conversation(case, index):
-        return "".join(turn.prompt for turn in case.turns[:index + 1])
+        return "".join(turn.prompt + turn.said for turn in case.turns[:index]) + case.turns[index].prompt
 
     def run_genai_greedy(self, setting, prompts, tokens, budget, recent):
         job = self._rival_job(setting, budget, recent) | {"prompts": prompts, "max_new_tokens": [tokens] * len(prompts)}

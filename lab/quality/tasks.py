@@ -27,8 +27,9 @@ winter
 @dataclass
 class Turn:
     prompt: str
-    answers: list = field(default_factory=list)  # empty: only read
+    answers: list = field(default_factory=list)  # empty: nothing is judged
     max_new_tokens: int = 16
+    said: str = ""  # what is answered whatever the model would say, so that all have the same conversation
 
 
 @dataclass
@@ -228,8 +229,11 @@ def stream_questions(index, _cases, length, haystack, count, seed, every=5, back
     return Case(f"stream_questions-{index}", "stream_questions", turns)
 
 
-UNRELATED = ["What is the capital of France?", "Name three colours of the rainbow.", "What do bees make?",
-             "Is water wet? Answer in one word.", "What is two plus two?", "Name an animal that can fly."]
+# Questions between the telling and the asking. What a small model says to them differs with every rounding and leads
+# some conversations astray, so each has its answer.
+UNRELATED = {"What is the capital of France?": " Paris.", "Name three colours of the rainbow.": " Red, green and blue.",
+             "What do bees make?": " Honey.", "Is water wet? Answer in one word.": " Yes.",
+             "What is two plus two?": " Four.", "Name an animal that can fly.": " An eagle."}
 
 
 def _asked(question):
@@ -240,10 +244,11 @@ def later_passkey(index, cases, length, haystack, count, seed):
     """The passkey is told in the first turn, which asks something else; its question comes after three more turns."""
     chance = random.Random(f"later {seed} {index}")
     (key,) = _numbers(chance, 1)
-    others = chance.sample(UNRELATED, 4)
+    others = chance.sample(list(UNRELATED), 4)
     first = hide(haystack, [_passkey_line(key)], [_spread(index, cases, chance)], length, count,
                  lambda text: f"{HIDDEN}\n\n{text}{_asked(others[0])}", chance.random())
-    turns = [Turn(first, [], 12)] + [Turn(_asked(other), [], 12) for other in others[1:]]
+    turns = [Turn(text, said=UNRELATED[other])
+             for text, other in zip([first, *map(_asked, others[1:])], others, strict=True)]
     turns.append(Turn(f"\n\n{PASSKEY_QUESTION}", [key], 12))
     return Case(f"later_passkey-{index}", "later_passkey", turns)
 
@@ -252,10 +257,11 @@ def later_needles(index, _cases, length, haystack, count, seed, needles=3):
     """Several numbers are told in the first turn and asked for one by one in later ones."""
     chance = random.Random(f"later needles {seed} {index}")
     names, numbers = chance.sample(NAMES, needles), _numbers(chance, needles)
+    other = next(iter(UNRELATED))
     first = hide(haystack, [_magic(*pair) for pair in zip(names, numbers)],
                  [chance.uniform(0.02, 0.98) for _ in names], length, count,
-                 lambda text: f"{HIDDEN}\n\n{text}{_asked(UNRELATED[0])}", chance.random())
-    turns = [Turn(first, [], 12)]
+                 lambda text: f"{HIDDEN}\n\n{text}{_asked(other)}", chance.random())
+    turns = [Turn(first, said=UNRELATED[other])]
     turns += [Turn(f"\n\nWhat is the special magic number for {name}? The special magic number for {name} is",
                    [number], 12) for name, number in zip(names, numbers)]
     return Case(f"later_needles-{index}", "later_needles", turns)

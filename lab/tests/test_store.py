@@ -4,7 +4,8 @@ import unittest
 from pathlib import Path
 
 from quality import report
-from quality.experiments import Section, capped, recent_size
+from quality.comparison import Section
+from quality.settings import capped, recent_size
 from quality.store import Store
 from quality.text import Tokens, default_text
 

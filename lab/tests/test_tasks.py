@@ -3,6 +3,8 @@ import unittest
 
 from quality import tasks
 from quality.carousel import task_lines
+from quality.eviction_experiments import our_arms
+from quality.lab import Lab
 from quality.tasks import Haystack, generate
 
 PROSE = "\n\n".join(
@@ -61,6 +63,17 @@ class Tasks(unittest.TestCase):
         (case,) = generate("later_needles", 1, 700, Haystack("prose", PROSE), count)
         self.assertEqual(case.judged, [1, 2, 3])
 
+    def test_what_is_said_in_between_is_the_same_for_all(self):
+        (case,) = generate("later_passkey", 1, 700, Haystack("filler"), count)
+        self.assertTrue(all(turn.said for turn in case.turns[:-1]))
+        (line,) = task_lines([case])
+        self.assertEqual([turn.get("score") for turn in line["turns"]], [turn.said or None for turn in case.turns])
+        self.assertEqual(["max_new_tokens" in turn for turn in line["turns"]], [False] * 4 + [True])
+        told = Lab._conversation(case, 4)
+        self.assertTrue(told.endswith(case.turns[4].prompt))
+        for turn in case.turns[:-1]:
+            self.assertIn(turn.prompt + turn.said, told)
+
     def test_stream_questions_ask_ten_lines_back(self):
         (case,) = generate("stream_questions", 1, 900, Haystack("filler"), count)
         self.assertGreater(len(case.turns), 2)
@@ -75,3 +88,15 @@ class Tasks(unittest.TestCase):
             generate("needle", 1, 5, Haystack("filler"), count)
         with self.assertRaises(ValueError):
             Haystack("prose", "one\n\ntwo")
+
+
+class Arms(unittest.TestCase):
+    def test_equal_bytes_are_the_budgets(self):
+        arms = our_arms(512, 1000)
+        half = arms["equal bytes"]
+        resident = half[half.index("--max-cache-size") + 1]
+        self.assertEqual(resident * 1000 + half[half.index("--recall-limit") + 1], 512 * 1000)
+        attends = arms["equal attention"]
+        self.assertEqual(attends[attends.index("--max-cache-size") + 1] +
+                         32 * attends[attends.index("--recall-blocks") + 1], 512)
+        self.assertNotIn("equal attention", our_arms(160, 1000))

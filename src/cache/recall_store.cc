@@ -46,7 +46,8 @@ void CopyHead(const BlockHead& from, const BlockShape& shape, std::byte* to) {
 
 }  // namespace
 
-RecallStore::RecallStore(const RecallStoreOptions& options) : budget_(0) {
+RecallStore::RecallStore(const RecallStoreOptions& options)
+    : budget_(0), most_blocks_(options.limit_blocks) {
   for (const RecallLane& spec : options.lanes) {
     CAROUSEL_CHECK_EQ(spec.shape.kv_heads, 1);
     bytes_per_round_ +=
@@ -54,13 +55,14 @@ RecallStore::RecallStore(const RecallStoreOptions& options) : budget_(0) {
         static_cast<std::int64_t>(TileBytes(spec.sketch_depth)) / SketchTiles::kColumns;
   }
   if (options.limit_bytes > 0) {
-    most_blocks_ = options.limit_bytes / std::max<std::int64_t>(1, bytes_per_round_);
-    if (most_blocks_ == 0) {
+    const std::int64_t blocks = options.limit_bytes / std::max<std::int64_t>(1, bytes_per_round_);
+    if (blocks == 0) {
       throw Error(ErrorCode::kInvalidArgument, "recall_limit",
                   fmt::format("{} bytes are too few for one block in each layer and KV head; the "
                               "least is {}",
                               options.limit_bytes, bytes_per_round_));
     }
+    most_blocks_ = most_blocks_ == 0 ? blocks : std::min(most_blocks_, blocks);
   }
   if (options.file.empty()) {
     slabs_ = std::make_unique<HeapSlabs>();

@@ -28,8 +28,9 @@ struct RecallLane {
 
 struct RecallStoreOptions {
   std::vector<RecallLane> lanes;
-  std::string file;              // empty: the heap
-  std::int64_t limit_bytes = 0;  // of codes and sketches together, shared by the lanes; 0: none
+  std::string file;               // empty: the heap
+  std::int64_t limit_bytes = 0;   // of codes and sketches together, shared by the lanes; 0: none
+  std::int64_t limit_blocks = 0;  // of each lane; 0: none
 };
 
 // A slot of a lane. Slots keep their number as long as their block stays.

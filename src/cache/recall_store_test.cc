@@ -262,6 +262,26 @@ TEST(RecallStore, ALimitBelowOneRoundIsAnError) {
   EXPECT_NO_THROW(RecallStore{options});
 }
 
+TEST(RecallStore, TheSmallerOfTwoLimitsCounts) {
+  std::mt19937_64 generator(7);
+  const BlockShape shape = Shape(1, 8, KvType::kF32);
+  const RecallStoreOptions free{.lanes = {{shape, kDepth}}};
+  const std::int64_t round = RecallStore(free).bytes_per_round();
+  for (const auto& [bytes, blocks] : {std::pair{3, 5}, {5, 3}, {0, 3}, {3, 0}}) {
+    RecallStore store({.lanes = {{shape, kDepth}},
+                       .file = "",
+                       .limit_bytes = bytes * round,
+                       .limit_blocks = blocks});
+    for (std::int64_t i = 0; i < 8; ++i) {
+      const CachedBlock block(shape, &generator);
+      const Position at{i * kBlockSize};
+      store.Add(0, at, at, block.head(0), Sketch(&generator));
+    }
+    EXPECT_EQ(store.blocks(0), 3) << bytes << " " << blocks;
+    EXPECT_EQ(store.dropped_tokens(), 5 * kBlockSize);
+  }
+}
+
 // A limit on the size of files stands for a full disk: growing fails, and what is there stays.
 TEST(RecallStore, AFileThatCannotGrowIsAnErrorAndNotASignal) {
   std::mt19937_64 generator(5);

@@ -79,11 +79,17 @@ void ValidateRecall(const EngineConfig& config) {
   CheckRange("recall_every", recall.every, 1, kLargestSize);
   CheckRange("recall_queries", recall.queries, 1, kLargestSize);
   CheckRange("recall_limit", recall.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
+  CheckRange("recall_limit_tokens", recall.limit_tokens, 0, kLargestSize);
   if (recall.blocks == 0) return;
   if (!config.eviction) {
     Refuse("recall_blocks", fmt::format("{} blocks cannot be brought back where nothing is evicted;"
                                         " use 0, or turn eviction on",
                                         recall.blocks));
+  }
+  if (recall.limit_tokens > 0 && recall.limit_tokens < config.cache.block_size) {
+    Refuse("recall_limit_tokens",
+           fmt::format("{} is less than a block of {} tokens; use at least {}, or 0 for no limit",
+                       recall.limit_tokens, config.cache.block_size, config.cache.block_size));
   }
   const std::int64_t multiple = recall.kv_type ? KeyTokensMultiple(*recall.kv_type) : 1;
   if (config.cache.block_size % multiple != 0) {

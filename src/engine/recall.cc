@@ -18,7 +18,8 @@ constexpr std::int64_t kCandidatesPerBlock = 4;
 RecallStoreOptions StoreOptions(const EngineSettings& settings) {
   return {.lanes = settings.recall_lanes,
           .file = settings.config.recall.store_file,
-          .limit_bytes = settings.config.recall.limit_bytes};
+          .limit_bytes = settings.config.recall.limit_bytes,
+          .limit_blocks = settings.config.recall.limit_tokens / settings.config.cache.block_size};
 }
 
 }  // namespace

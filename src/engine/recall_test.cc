@@ -192,6 +192,9 @@ TEST(Recall, RefusesWhatCannotWork) {
   EngineConfig limit = Config(2);
   limit.recall.limit_bytes = 100;
   ExpectRefused(limit, "recall_limit");
+  EngineConfig tokens = Config(2);
+  tokens.recall.limit_tokens = tokens.cache.block_size - 1;
+  ExpectRefused(tokens, "recall_limit_tokens");
   EngineConfig type = Config(2);
   type.recall.kv_type = KvType::kInt4;
   ExpectRefused(type, "recall_kv_type");

@@ -121,8 +121,14 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
   if (probe.verdict == RopeVerdict::kRotates) settings->model_rope = probe.spec();
   if (rules.rotation != Rotation::kOff) settings->rope = settings->model_rope;
 
-  const std::int64_t recalled = settings->config.recall.blocks * block_size;
-  const std::int64_t most = largest + recalled + settings->config.chunk_size + block_size;
+  RecallConfig& recall = settings->config.recall;
+  const std::int64_t alone = largest + settings->config.chunk_size + block_size;
+  if (recall.yields && rules.rotation == Rotation::kKeys) recall.blocks = 0;
+  if (recall.yields && rules.policy != PositionPolicy::kKeep && spec.trained_window > 0) {
+    recall.blocks =
+        std::clamp<std::int64_t>((spec.trained_window - alone) / block_size, 0, recall.blocks);
+  }
+  const std::int64_t most = alone + recall.blocks * block_size;
   if (spec.trained_window == 0) {
     // Nothing says how far keeping is safe, so compact from the start; angles stay small all the
     // same.

@@ -120,6 +120,27 @@ TEST(Settle, TheCacheMustFitTheTrainedWindow) {
   EXPECT_NO_THROW(SettleFor({}, config));
 }
 
+// Room for 9 blocks of 8: 512 less 400 in the cache, a chunk of 32 and a block begun.
+TEST(Settle, RecallThatYieldsTakesTheRoomThatIsLeft) {
+  EngineConfig config = SmallConfig();
+  config.eviction->max_cache_size = 400;
+  config.recall.blocks = 20;
+  ExpectRefused({}, config, "max_cache_size");
+  config.recall.yields = true;
+  EXPECT_EQ(SettleFor({}, config).config.recall.blocks, 9);
+  config.recall.blocks = 3;
+  EXPECT_EQ(SettleFor({}, config).config.recall.blocks, 3);
+  config.eviction->max_cache_size = 472;
+  const EngineSettings none = SettleFor({}, config);
+  EXPECT_EQ(none.config.recall.blocks, 0);
+  EXPECT_TRUE(none.recall_lanes.empty());
+  config.eviction->max_cache_size = 400;
+  config.eviction->rotation = Rotation::kKeys;
+  EXPECT_EQ(SettleFor({}, config).config.recall.blocks, 0);
+  config.recall.yields = false;
+  ExpectRefused({}, config, "recall_blocks");
+}
+
 TEST(Settle, AnUnknownWindowCompactsFromTheStart) {
   const EngineSettings settings = SettleFor({.trained_window = 0}, SmallConfig());
   EXPECT_EQ(settings.rules.policy, PositionPolicy::kCompact);

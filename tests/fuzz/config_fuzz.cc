@@ -56,6 +56,8 @@ EngineConfig ReadEngineConfig(FuzzInput* input) {
   recall.every = input->Integer();
   recall.queries = input->Integer();
   recall.limit_bytes = input->Integer();
+  recall.limit_tokens = input->Integer();
+  recall.yields = input->Bits(1) % 2 == 1;
   if (input->Bits(1) % 2 == 1) recall.kv_type = input->Choice<KvType>(5);
   return config;
 }
@@ -119,6 +121,8 @@ void CheckAccepted(const EngineConfig& config) {
   for (const std::int64_t size : eviction.layer_max_cache_size)
     CAROUSEL_CHECK(size % block == 0 && size > eviction.start_size + eviction.recent_size);
   CAROUSEL_CHECK(config.recall.blocks >= 0 && config.recall.limit_bytes >= 0);
+  CAROUSEL_CHECK(config.recall.limit_tokens == 0 || config.recall.limit_tokens >= block ||
+                 config.recall.blocks == 0);
   CAROUSEL_CHECK(config.recall.every > 0 && config.recall.queries > 0);
 }
 
@@ -141,7 +145,7 @@ std::vector<std::string> FuzzSeeds() {
   const std::string cache{4, 1, 1, 0, 0, 32, 1, 4, 16, 84};
   const std::string policy{0, 0, 0, 0, 0, 0, 0, 0, 0, 58, 1, 64, 0, 0, 0, 13, 127};
   const std::string votes{1, 1, static_cast<char>(0x80), static_cast<char>(0xEF), 3, 1, 2, 0, 0, 0};
-  const std::string recall{2, 1, 1, 0, 0};
+  const std::string recall{2, 1, 1, 0, 0, 0, 0};
   const std::string config = cache + policy + votes + recall;
   const std::string sampling{32, 5, 58, 3, 70, 0, 0, 32, 2};
   return {config + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
