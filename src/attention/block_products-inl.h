@@ -100,8 +100,8 @@ inline void AddTokenOffsets(const float* weights, std::int64_t stride, std::int6
   }
 }
 
-// Planes are fetched so many bytes ahead of their use: enough to cover the time that memory takes,
-// little enough to stay in the first-level cache until then. By measurement.
+// Planes are fetched so many bytes ahead of their use: enough to cover the time that memory takes.
+// By measurement (docs/decisions/0012).
 inline constexpr std::uint32_t kBytesAhead = 12 * 1024;
 
 // A plane of a group's items, counted in the order in which they are read: block by block, and

@@ -10,7 +10,6 @@
 #define CAROUSEL_ATTENTION_ROW_PRODUCT_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -130,8 +129,13 @@ struct ResultRows {
   const float* column_scale;  // [columns]: multiplies the sums before they are stored; or null
 };
 
+// Into the second-level cache: a core has so few places for lines on their way into the first one
+// that the time memory takes would bound its speed (docs/decisions/0012).
 HWY_INLINE void Fetch(const Ahead& ahead, std::int64_t begin, std::int64_t end) {
-  for (; begin < end; begin += kCacheLine) hwy::Prefetch(ahead.data + begin);
+  constexpr int kRead = 0;
+  constexpr int kSecondLevel = 2;
+  for (; begin < end; begin += kCacheLine)
+    __builtin_prefetch(ahead.data + begin, kRead, kSecondLevel);
 }
 
 // Few rows leave the multiply-adds waiting for one another: then every second step has sums of its
