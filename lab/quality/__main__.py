@@ -26,6 +26,8 @@ def arguments_of(words):
     parser.add_argument("--only", help=f"these experiments, with commas between: {', '.join(EXPERIMENTS)}")
     parser.add_argument("--text", type=Path, help="what streams and prose are taken from (default: what is installed)")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "smollm2-135m-instruct")
+    parser.add_argument("--precision", choices=("f32", "int8"), default="f32",
+                        help="of activations, in all engines: int8 rounds them where weights are, and is faster")
     parser.add_argument("--program", type=Path, default=ROOT / "build" / "release" / "apps" / "cli" / "carousel")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "lab", help="default: build/lab")
     arguments = parser.parse_args(words)
@@ -45,9 +47,9 @@ def main():
     libraries = Path(openvino.__file__).resolve().parent / "libs"
     model = arguments.model.resolve()
     commit = commit_of(ROOT, arguments.program)
-    lab = Lab(program=Program(arguments.program.resolve(), libraries, model), tokens=Tokens(model),
-              store=Store(arguments.out / "results.jsonl"), commit=commit, model=model, text_name=name, text=text,
-              size_name=size_name, size=SIZES[size_name], folder=arguments.out.resolve())
+    lab = Lab(program=Program(arguments.program.resolve(), libraries, model, arguments.precision), tokens=Tokens(model),
+              store=Store(arguments.out / "results.jsonl"), commit=commit, model=model, precision=arguments.precision,
+              text_name=name, text=text, size_name=size_name, size=SIZES[size_name], folder=arguments.out.resolve())
     sections = []
     for number, experiment in enumerate(arguments.only, 1):
         lab.progress.where = f"[{number}/{len(arguments.only)} {experiment}] "
@@ -56,8 +58,8 @@ def main():
         except (Failure, KeyError) as failure:
             lab.failures.append(f"{experiment}: {failure!r}")
             lab.progress.say(f"failed: {failure!r}")
-    header = (f"Commit {commit}; model {model.name}; size {size_name}: {lab.size}; text: {name} "
-              f"({digest(text.encode())}).")
+    header = (f"Commit {commit}; model {model.name}; activations {arguments.precision}; size {size_name}: {lab.size}; "
+              f"text: {name} ({digest(text.encode())}).")
     report.write(sections, header, lab.failures, arguments.out)
     print((arguments.out / "report.md").read_text(encoding="utf-8"))
     print(f"The report: {arguments.out / 'report.html'}")

@@ -32,8 +32,9 @@ def task_lines(cases):
 
 
 class Program:
-    def __init__(self, program, libraries, model):
+    def __init__(self, program, libraries, model, precision):
         self._program = str(program)
+        self._precision = precision
         self._model = str(model)
         # A caller's variables would be flags.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("CAROUSEL_")}
@@ -56,7 +57,7 @@ class Program:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "tasks.jsonl"
             path.write_text("".join(json.dumps(task) + "\n" for task in tasks), encoding="utf-8")
-            arguments = ["evaluate", "--model", self._model, "--tasks", path, *flags]
+            arguments = ["evaluate", "--model", self._model, "--precision", self._precision, "--tasks", path, *flags]
             arguments += ["--logits", logits] if logits else []
             result = self._call(arguments)
         if result.returncode != 0:

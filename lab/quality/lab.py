@@ -41,8 +41,8 @@ def last_words(result):
 
 
 class Lab:
-    def __init__(self, program, tokens, store, commit, model, text_name, text, size_name, size, folder):
-        self.program, self.tokens, self.model = program, tokens, model
+    def __init__(self, program, tokens, store, commit, model, precision, text_name, text, size_name, size, folder):
+        self.program, self.tokens, self.model, self.precision = program, tokens, model, precision
         self.text_name, self.text = text_name, text
         self.size_name, self.size = size_name, size
         self._store, self._commit, self._folder = store, commit, folder
@@ -65,7 +65,7 @@ class Lab:
 
     def _cell(self, what, name, settings, run):
         """The stored result of `settings`, or that of `run()`, which is then stored. A failure is a result as well."""
-        settings = {"what": what, "commit": self._commit, **settings}
+        settings = {"what": what, "commit": self._commit, "precision": self.precision, **settings}
         result = self._store.get(settings)
         if result is not None:
             self.progress.say(f"{what} of {name}: known")
@@ -117,7 +117,7 @@ class Lab:
     def reference_rows(self, prompts, forced, flags):
         """A file of the whole cache's log-probabilities: NumPy's format, [prompts, tokens, vocabulary]."""
         tasks = self._forced_tasks(prompts, forced)
-        path = self._folder / "rows" / f"{digest([tasks, list(map(str, flags)), self._commit])}.npy"
+        path = self._folder / "rows" / f"{digest([tasks, list(map(str, flags)), self._commit, self.precision])}.npy"
         if not path.exists():
             self.progress.say("distributions of the whole cache")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,13 +199,12 @@ class Lab:
             raise carousel.Failure(last_words(result))
         return lines
 
-    @staticmethod
-    def _rival_job(setting, budget, recent):
+    def _rival_job(self, setting, budget, recent):
         # It evicts full blocks only once there are more than max_cache_size tokens, and so holds up to a block
         # less one token more than that; carousel never holds more than max_cache_size in decode. Told a block less,
         # both hold at most `budget`.
         return {"setting": setting, "budget": budget - 32, "start": 32, "recent": recent, "chunk": 256, "block": 32,
-                "kv_type": "f16"}
+                "kv_type": "f16", "precision": self.precision}
 
     def run_genai_cases(self, setting, cases, budget, recent):
         """As run_cases. For every judged turn the conversation is read anew, with the answers that all are given."""

@@ -123,7 +123,7 @@ def pipeline_of(model, job):
             config.adaptive_rkv_config = py_openvino_genai.AdaptiveRKVConfig()
         scheduler.cache_eviction_config = config
     properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": job["kv_type"],
-                  "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+                  "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if job["precision"] == "int8" else 0}
     return genai.ContinuousBatchingPipeline(str(model), scheduler_config=scheduler, device="CPU",
                                             properties=properties)
 

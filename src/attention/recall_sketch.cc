@@ -32,11 +32,17 @@ static_assert(SketchTiles::kType == KvType::kF16);
 void MultiplySketches(const float* features, std::int64_t rows, const SketchTiles& sketches,
                       float* estimates) {
   const auto tiles = static_cast<std::int64_t>(sketches.tiles.size());
+  const auto data = [&](std::int64_t tile) {
+    return sketches.tiles[static_cast<std::size_t>(tile)].data();
+  };
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    const auto* elements = reinterpret_cast<const hwy::float16_t*>(
-        sketches.tiles[static_cast<std::size_t>(tile)].data());
+    const auto* elements = reinterpret_cast<const hwy::float16_t*>(data(tile));
+    Ahead ahead;
+    if (tile + 1 < tiles)
+      ahead = {data(tile + 1), static_cast<std::int64_t>(
+                                   sketches.tiles[static_cast<std::size_t>(tile + 1)].size())};
     RowProduct(LeftRows{features, features, sketches.depth}, rows, sketches.depth,
-               ElementRows{elements, SketchTiles::kColumns, SketchTiles::kColumns},
+               ElementRows{elements, SketchTiles::kColumns, SketchTiles::kColumns, ahead},
                ResultRows{estimates + tile * SketchTiles::kColumns, tiles * SketchTiles::kColumns,
                           false, nullptr});
   }
