@@ -56,8 +56,9 @@ class Comparison:
         self.cases = {task: generate(task, cases, length, lab.haystack(haystacks.get(task, lab.usual_haystack(task))),
                                      lab.tokens.count) for task in tasks}
         self.arms = {}  # name: {task: [score of each judged turn]}
-        self.peaks = {}  # name: bytes of the cache
-        self.stores = {}  # name: bytes of what recall keeps beside it
+        self.peaks = {}  # name: most bytes of the cache
+        self.kept = {}  # name: bytes of the cache at the end of an answer
+        self.stores = {}  # name: most bytes of what recall keeps beside it
         self.failures = {}
 
     @property
@@ -80,11 +81,13 @@ class Comparison:
                    for case in cases for index in case.judged]
             for task, cases in self.cases.items()}
         self.peaks[name] = max(turn["peak_cache_bytes"] for lines in turns.values() for turn in lines)
+        self.kept[name] = max(turn["cache_bytes"] for lines in turns.values() for turn in lines)
         self.stores[name] = max(turn.get("peak_recall_bytes") or 0 for lines in turns.values() for turn in lines)
 
     def memory(self, name):
+        """The most that the cache held and that it holds when an answer ends, and the second tier, in MB."""
         store = f" + {self.stores[name] / 1e6:.1f} stored" if self.stores[name] else ""
-        return f"{self.peaks[name] / 1e6:.1f}{store}"
+        return f"{self.peaks[name] / 1e6:.1f}, {self.kept[name] / 1e6:.1f}{store}"
 
     def table(self, title, ceiling="whole cache"):
         rows = []
@@ -92,11 +95,12 @@ class Comparison:
             rows.append([name, *(score_cell(scores[task]) for task in self.cases), self.memory(name)])
         for name, reason in self.failures.items():
             rows.append([name, *["failed"] * len(self.cases), reason[:90]])
-        columns = ["", *self.cases, "peak cache, MB"]
+        cache = "cache at its peak and in the end, MB"
+        columns = ["", *self.cases, cache]
         if ceiling in self.arms:
             low = [task for task in self.cases if mean(self.arms[ceiling][task]) < LOW_CEILING]
             columns = ["", *(f"{task} (ceiling too low to tell)" if task in low else task for task in self.cases),
-                       "peak cache, MB"]
+                       cache]
         return {"title": title, "columns": columns, "rows": rows}
 
     def differences(self, title, ours, others):

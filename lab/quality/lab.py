@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy
 
-from quality import carousel, metrics
+from quality import carousel, metrics, rival
+from quality.settings import BLOCK, CHUNK, START
 from quality.store import digest
 from quality.tasks import Haystack
 
@@ -94,8 +95,8 @@ class Lab:
             for line in lines[:-1]:
                 turns.setdefault(line["id"], []).append(
                     {key: line.get(key) for key in ("text", "token_ids", "prompt_tokens", "peak_cache_bytes",
-                                                "peak_recall_bytes", "evicted_tokens", "decode_seconds",
-                                                "prompt_seconds")})
+                                                "peak_recall_bytes", "cache_bytes", "evicted_tokens",
+                                                "decode_seconds", "prompt_seconds")})
             return {"turns": turns}
 
         return self._cell("tasks", name, {"tasks": digest(tasks), "flags": list(map(str, flags))}, run)
@@ -164,7 +165,7 @@ class Lab:
         """Each window read from an empty cache without eviction; the likelihoods of its last `scored` tokens."""
         tasks = [{"id": i, "raw": True, "turns": [{"prompt": ids, "score_prompt": True, "max_new_tokens": 0}]}
                  for i, ids in enumerate(windows)]
-        flags = ["--no-eviction", "--chunk", 256, "--block-size", 32]
+        flags = ["--no-eviction", "--chunk", CHUNK, "--block-size", BLOCK]
 
         def run():
             return {"nll": [line["prompt_nll"][-scored:] for line in self._evaluate(tasks, flags)[:-1]]}
@@ -200,10 +201,9 @@ class Lab:
         return lines
 
     def _rival_job(self, setting, budget, recent):
-        # It evicts full blocks only once there are more than max_cache_size tokens, and so holds up to a block
-        # less one token more than that; carousel never holds more than max_cache_size in decode. Told a block less,
-        # both hold at most `budget`.
-        return {"setting": setting, "budget": budget - 32, "start": 32, "recent": recent, "chunk": 256, "block": 32,
+        told, crushed = rival.limits(setting, budget, START, recent, BLOCK)
+        return {"setting": setting, "told": told, "kvcrush_blocks": crushed, "start": START, "recent": recent,
+                "chunk": CHUNK, "block": BLOCK,
                 "kv_type": "f16", "precision": self.precision}
 
     def run_genai_cases(self, setting, cases, budget, recent):
@@ -217,11 +217,12 @@ class Lab:
         job |= {"prompts": prompts, "max_new_tokens": [case.turns[i].max_new_tokens for case, i in owners]}
 
         def run():
-            turns = {case.id: [{"peak_cache_bytes": 0} for _ in case.turns] for case in cases}
+            turns = {case.id: [{"peak_cache_bytes": 0, "cache_bytes": 0} for _ in case.turns] for case in cases}
             for (case, index), line in zip(owners, self._run_rival(job)):
                 text = self.tokens.decode(line["token_ids"])
                 turns[case.id][index] = {"text": text, "token_ids": line["token_ids"],
                                          "peak_cache_bytes": line["peak_cache_bytes"],
+                                         "cache_bytes": line["cache_bytes"],
                                          "prompt_tokens": line["prompt_tokens"]}
             return {"turns": turns}
 

@@ -22,7 +22,7 @@ def recall(lab):
             continue
         found = Comparison(lab, ("passkey",), length, cases)
         found.carousel("recall", recalling(512))
-        if length == 16384:
+        if lab.size_name == "full" and length == 16384:
             found.carousel("eviction alone", alone(512))
         section.tables.append(found.table(f"Found, {length:,} tokens"))
         section.answers += [f"{length:,} tokens, {name}: found {mean(scores['passkey']):.2f} of passkey."
@@ -64,7 +64,8 @@ def later_turns(lab):
             found.carousel("whole cache", WHOLE)
         found.carousel("recall", recalling(512))
         found.carousel("eviction alone", alone(512))
-        found.carousel("at_end", alone(512, "--prompt-eviction", "at_end", "--policy", "snapkv"))
+        if lab.size_name == "full" or length < 16384:
+            found.carousel("at_end", alone(512, "--prompt-eviction", "at_end", "--policy", "snapkv"))
         if length <= lab.trained_window // 2:
             found.genai("genai snapkv", 512)
         section.tables.append(found.table(f"Found, {length:,} tokens in the first turn, 512 kept"))

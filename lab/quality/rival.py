@@ -29,11 +29,25 @@ MARGIN, WIDTH = 0.05, 0.4
 RIVALS = {
     "genai snapkv": {"aggregation": "NORM_SUM"},
     "genai snapkv sum": {"aggregation": "SUM"},
-    "genai kvcrush": {"aggregation": "NORM_SUM", "kvcrush_blocks": True},
+    "genai kvcrush": {"aggregation": "NORM_SUM", "kvcrush": True},
     "genai adaptive-rkv": {"aggregation": "ADAPTIVE_RKV"},
     "genai snapkv rotated": {"aggregation": "NORM_SUM", "rotate": True},
     "genai whole": {"evict": False},
 }
+
+
+def limits(setting, budget, start, recent, block):
+    """The max_cache_size to tell openvino.genai, and KVCrush's blocks, so that it keeps at most `budget` tokens.
+
+    It evicts whole blocks once there are more tokens than its limit, and so holds up to a block less one token more;
+    and what KVCrush chooses comes on top of the limit (at 256 tokens with two such blocks it held ten blocks, and
+    eight without). KVCrush chooses half of what may be evicted, as its authors' examples have it.
+    """
+    told = budget - block
+    if not RIVALS[setting].get("kvcrush"):
+        return told, 0
+    crushed = max((told - start - recent) // block // 2, 1)
+    return told - crushed * block, crushed
 
 
 def packed(divergence, agrees):
@@ -112,13 +126,11 @@ def pipeline_of(model, job):
     scheduler.max_num_seqs = 1
     if setting.get("evict", True):
         scheduler.use_cache_eviction = True
-        config = genai.CacheEvictionConfig(job["start"], job["recent"], job["budget"],
+        config = genai.CacheEvictionConfig(job["start"], job["recent"], job["told"],
                                            getattr(genai.AggregationMode, setting["aggregation"]),
                                            apply_rotation=setting.get("rotate", False))
-        if setting.get("kvcrush_blocks"):
-            # Half of what may be evicted is chosen by KVCrush, as its authors' examples have it.
-            blocks = (job["budget"] - job["start"] - job["recent"]) // job["block"] // 2
-            config.kvcrush_config = genai.KVCrushConfig(max(blocks, 1))
+        if job["kvcrush_blocks"]:
+            config.kvcrush_config = genai.KVCrushConfig(job["kvcrush_blocks"])
         if setting["aggregation"] == "ADAPTIVE_RKV":
             config.adaptive_rkv_config = py_openvino_genai.AdaptiveRKVConfig()
         scheduler.cache_eviction_config = config
@@ -129,7 +141,7 @@ def pipeline_of(model, job):
 
 
 def answer(pipeline, number, ids, new_tokens, forced):
-    """New tokens, their log-probabilities, and the most of the cache that was in use, in bytes."""
+    """New tokens, their log-probabilities, and the cache in use in bytes: the most, and at the end."""
     import openvino as ov
     import openvino_genai as genai
 
@@ -142,15 +154,16 @@ def answer(pipeline, number, ids, new_tokens, forced):
     tensor = ov.Tensor(ov.Type.i64, [1, len(ids)])
     tensor.data[0, :] = ids
     handle = pipeline.add_request(number, tensor, config)
-    tokens, logprobs, peak = [], [], 0
+    tokens, logprobs, peak, kept = [], [], 0, 0
     while pipeline.has_non_finished_requests():
         pipeline.step()
-        peak = max(peak, cache_bytes(pipeline))
+        kept = cache_bytes(pipeline) or kept
+        peak = max(peak, kept)
         while handle.can_read():
             for output in handle.read().values():
                 tokens += output.generated_ids
                 logprobs += output.generated_log_probs
-    return [int(token) for token in tokens], [float(value) for value in logprobs], peak
+    return [int(token) for token in tokens], [float(value) for value in logprobs], peak, kept
 
 
 def cache_bytes(pipeline):
@@ -177,8 +190,9 @@ def main():
     pipeline = pipeline_of(model, job)
     for number, ids in enumerate(job["prompts"]):
         new_tokens = len(forced[number]) if forced else job["max_new_tokens"][number]
-        tokens, logprobs, peak = answer(pipeline, number, ids, new_tokens, bool(forced))
-        line = {"token_ids": tokens, "prompt_tokens": len(ids), "peak_cache_bytes": peak}
+        tokens, logprobs, peak, kept = answer(pipeline, number, ids, new_tokens, bool(forced))
+        line = {"token_ids": tokens, "prompt_tokens": len(ids), "peak_cache_bytes": peak,
+                "cache_bytes": kept}
         if forced:
             if tokens != forced[number]:
                 raise RuntimeError(f"{tokens} came and not the forced {forced[number]}")

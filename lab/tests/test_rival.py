@@ -23,6 +23,17 @@ def table_model(logits):
     return openvino.Model([op.result(rows)], [positions], "table")
 
 
+class Limits(unittest.TestCase):
+    def test_what_is_kept_fits_the_budget(self):
+        # Measured: it keeps its limit's blocks and one, and KVCrush's on top.
+        for budget in (256, 512, 672):
+            for setting in ("genai snapkv", "genai kvcrush"):
+                told, crushed = rival.limits(setting, budget, 32, 64, 32)
+                self.assertEqual(told + 32 + 32 * crushed, budget)
+                self.assertGreater(told, 32 + 64)
+                self.assertEqual(crushed > 0, setting == "genai kvcrush")
+
+
 class Tail(unittest.TestCase):
     def setUp(self):
         chance = numpy.random.default_rng(4)
