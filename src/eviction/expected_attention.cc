@@ -47,7 +47,7 @@ class ExpectedAttention final : public Policy {
  private:
   std::vector<Rotor> KeyRotors(const GroupView& view) const;
   void AddExpectedMass(const GroupView& view, const std::vector<Rotor>& rotors,
-                       std::int64_t kv_head, std::span<double> mass) const;
+                       std::int64_t kv_head, std::span<double> mass);
 
   BlockShape shape_;
   LayerRope rope_;
@@ -78,7 +78,7 @@ void ExpectedAttention::Observe(const Observation& observation) {
 // head's query heads. [entries * block_size]; what is not filled gets nothing. `rotors` take each
 // entry's keys to where the queries' distribution stands.
 void ExpectedAttention::AddExpectedMass(const GroupView& view, const std::vector<Rotor>& rotors,
-                                        std::int64_t kv_head, std::span<double> mass) const {
+                                        std::int64_t kv_head, std::span<double> mass) {
   const auto block_size = static_cast<std::size_t>(shape_.block_size);
   const auto per_kv_head = static_cast<std::int64_t>(heads_.size()) / shape_.kv_heads;
   std::vector<QueryForm> forms;

@@ -9,6 +9,8 @@
 namespace carousel {
 namespace {
 
+constexpr std::size_t kQueriesAtOnce = 8;
+
 // The dimensions of a pair.
 std::pair<std::size_t, std::size_t> Dimensions(const LayerRope& rope, std::size_t pair) {
   const auto first = static_cast<std::size_t>(rope.first_dim);
@@ -62,17 +64,25 @@ void QueryStatistics::Add(std::span<const float> queries) {
   CAROUSEL_CHECK_EQ(queries.size() % key_dim_, 0U);
   for (std::size_t i = 0; i < queries.size(); ++i)
     sum_[i % key_dim_] += static_cast<double>(queries[i]);
-  AddOuterProducts(queries, key_dim_, products_);
+  waiting_.insert(waiting_.end(), queries.begin(), queries.end());
+  if (waiting_.size() >= kQueriesAtOnce * key_dim_) AddWaiting();
   count_ += static_cast<std::int64_t>(queries.size() / key_dim_);
+}
+
+void QueryStatistics::AddWaiting() {
+  AddOuterProducts(waiting_, key_dim_, products_);
+  waiting_.clear();
 }
 
 void QueryStatistics::Clear() {
   count_ = 0;
   std::fill(sum_.begin(), sum_.end(), 0.0);
   std::fill(products_.begin(), products_.end(), 0.0);
+  waiting_.clear();
 }
 
-QueryForm QueryStatistics::Expectation(double scale) const {
+QueryForm QueryStatistics::Expectation(double scale) {
+  AddWaiting();
   QueryForm form{.linear = std::vector<float>(key_dim_, 0.0F),
                  .quadratic = std::vector<float>(key_dim_ * key_dim_, 0.0F)};
   if (count_ == 0) return form;

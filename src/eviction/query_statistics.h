@@ -34,20 +34,24 @@ class QueryStatistics {
         sum_(key_dim_, 0.0),
         products_(key_dim_ * key_dim_, 0.0) {}
 
-  // Queries at position 0: [n, key_dim].
+  // Queries at position 0: [n, key_dim]. Their products are added up a few queries at a time: the
+  // sums of one head fill a first-level cache, and decode brings a query at a time.
   void Add(std::span<const float> queries);
   void Clear();
   std::int64_t count() const { return count_; }
 
   // What exp(scale q . k) is expected to be for a key k, as a logarithm: scale m . k + scale^2 / 2
   // k' S k with m the mean and S the covariance. All zeros before any query.
-  QueryForm Expectation(double scale) const;
+  QueryForm Expectation(double scale);
 
  private:
+  void AddWaiting();
+
   std::size_t key_dim_;
   std::int64_t count_ = 0;
   std::vector<double> sum_;       // [key_dim]
-  std::vector<double> products_;  // [key_dim, key_dim]: of q q'
+  std::vector<double> products_;  // [key_dim, key_dim]: of q q', but for those that wait
+  std::vector<float> waiting_;    // [n, key_dim]
 };
 
 }  // namespace carousel
