@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "attention/code_product-inl.h"
 #include "attention/paged_attention.h"
 #include "attention/row_product-inl.h"
 #include "attention/widen_plane-inl.h"
@@ -40,6 +41,11 @@ struct ItemScratch {
   AlignedBuffer<float> scales;   // a block's int4 scales and offsets as floats
   AlignedBuffer<float> plane;    // planes as floats, where many rows read them
   AlignedBuffer<float> offsets;  // [items, 2, rows, kOffsetLanes]: what int4 values' offsets add
+  // Queries, [items, rows, EvenCount(key_dim)], or weights, [rows, EvenCount(block_size)], where
+  // int8 codes are multiplied by them, their units, and bounds on the queries: [items, rows].
+  AlignedBuffer<std::int16_t> factors;
+  AlignedBuffer<float> units;
+  AlignedBuffer<float> bounds;
 };
 
 inline void HalvesToFloats(const std::uint16_t* from, std::int64_t count, float* to) {
@@ -170,6 +176,14 @@ inline void WithElements(KvType type, const std::byte* plane, const Multiply& mu
 // From so many rows on it pays to convert a plane before it is multiplied, and not once per tile.
 inline constexpr std::int64_t kManyRows = 2 * kTileRows;
 
+constexpr std::int64_t EvenCount(std::int64_t count) { return (count + 1) / 2 * 2; }
+
+// Whether `rows` of depth numbers are multiplied with a plane as codes.
+inline bool MultipliesCodes(KvType type, std::int64_t rows, std::int64_t depth,
+                            std::int64_t columns) {
+  return type == KvType::kInt8 && rows < kManyRows && FitsCodeProduct(depth, columns);
+}
+
 // The keys of a plane, [key_dim, block_size], to scratch->plane; without int8's scales.
 inline void WidenKeys(const AttentionInput& input, const BlockShape& shape, const std::byte* plane,
                       const Ahead& ahead, ItemScratch* scratch) {
@@ -207,10 +221,18 @@ inline void WidenValues(const AttentionInput& input, const WorkItem& item,
   WidenNibbles(codes, block.tokens, scales, input.block_size, to);
 }
 
+// An item's queries, [rows, key_dim], as floats and, where the block's codes are multiplied by
+// them, rounded.
+struct ItemQueries {
+  const float* floats;
+  FactorRows rounded;
+};
+
 // scores[rows, block_size] = queries . the block's keys.
 inline void ScoreBlock(const AttentionInput& input, const WorkItem& item,
-                       const AttentionBlock& block, const float* queries, std::int64_t stride,
+                       const AttentionBlock& block, const ItemQueries& of_item, std::int64_t stride,
                        const Ahead& ahead, float* scores, ItemScratch* scratch) {
+  const float* queries = of_item.floats;
   const BlockShape& shape = *block.shape;
   const std::int64_t rows = item.last_row - item.first_row;
   const std::int64_t dim = shape.key_dim;
@@ -218,6 +240,11 @@ inline void ScoreBlock(const AttentionInput& input, const WorkItem& item,
   LeftRows a{queries, queries, dim};
   ResultRows c{scores, stride, false, nullptr};
   if (shape.key_type == KvType::kInt8) c.column_scale = ScalesOfInt8(plane, input.block_size, dim);
+  if (MultipliesCodes(shape.key_type, rows, dim, input.block_size)) {
+    const auto* codes = reinterpret_cast<const std::int8_t*>(plane);
+    const ElementRows keys{codes, input.block_size, input.block_size, ahead};
+    return CodeProduct(of_item.rounded, rows, dim, keys, c);
+  }
   if (rows >= kManyRows && shape.key_type != KvType::kF32) {
     WidenKeys(input, shape, plane, ahead, scratch);
     const ElementRows keys{scratch->plane.data(), input.block_size, input.block_size};
@@ -272,6 +299,19 @@ inline void WeighBlock(const AttentionInput& input, const WorkItem& item,
     a = {folded, folded + rows * input.block_size, input.block_size};
     const auto* codes = reinterpret_cast<const std::uint8_t*>(plane);
     return RowProduct(a, rows, block.tokens, NibbleRows{codes, dim, ahead}, c);
+  }
+  if (MultipliesCodes(shape.value_type, rows, block.tokens, dim)) {
+    const float* scales = ScalesOfInt8(plane, input.block_size, dim);
+    const std::int64_t even = EvenCount(block.tokens);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const float* from = weights + row * stride;
+      const float bound = LargestMagnitude(from, scales, block.tokens);
+      scratch->units.data()[row] =
+          RoundToFactors(from, scales, block.tokens, bound, scratch->factors.data() + row * even);
+    }
+    const FactorRows factors{scratch->factors.data(), even, scratch->units.data()};
+    const auto* codes = reinterpret_cast<const std::int8_t*>(plane);
+    return CodeProduct(factors, rows, block.tokens, ElementRows{codes, dim, dim, ahead}, c);
   }
   if (shape.value_type == KvType::kInt8) {
     FoldTokenScales(weights, stride, rows, block.tokens, ScalesOfInt8(plane, input.block_size, dim),

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "base/aligned_buffer.h"
 #include "base/check.h"
@@ -43,6 +44,21 @@ void LoadQueries(const AttentionInput& input, const WorkItem& item, float* to) {
   }
 }
 
+// What no number of a query exceeds, however it is turned: a rotation keeps the length of a pair.
+void BoundQueries(const float* queries, std::int64_t rows, std::int64_t dim, float* bounds) {
+  constexpr float kRootOfTwo = 1.41421365F;  // rounded up
+  for (std::int64_t row = 0; row < rows; ++row)
+    bounds[row] = kRootOfTwo * LargestMagnitude(queries + row * dim, nullptr, dim);
+}
+
+void RoundQueries(const float* queries, std::int64_t rows, std::int64_t dim, ItemScratch* scratch) {
+  const std::int64_t even = EvenCount(dim);
+  for (std::int64_t row = 0; row < rows; ++row)
+    scratch->units.data()[row] =
+        RoundToFactors(queries + row * dim, nullptr, dim, scratch->bounds.data()[row],
+                       scratch->factors.data() + row * even);
+}
+
 void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
   const WorkItem& first = group.item(0);
   const std::int64_t rows = first.last_row - first.first_row;
@@ -51,6 +67,7 @@ void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratc
   for (std::int64_t i = 0; i < group.count; ++i)
     LoadQueries(input, group.item(i), scratch->queries.data() + i * rows * dim);
   std::int64_t rotated_by = 0;
+  std::optional<std::int64_t> rounded_at;  // the shift of the queries that are rounded
   for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
     const AttentionBlock& block = input.blocks[static_cast<std::size_t>(b)];
     const bool rotate = input.rotation != nullptr && block.shift_blocks != 0;
@@ -60,10 +77,20 @@ void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratc
       rotated_by = block.shift_blocks;
     }
     const float* queries = (rotate ? scratch->rotated : scratch->queries).data();
+    const std::int64_t shift = rotate ? block.shift_blocks : 0;
+    if (rounded_at != shift &&
+        MultipliesCodes(block.shape->key_type, rows, dim, input.block_size)) {
+      const std::int64_t all_rows = group.count * rows;
+      if (!rounded_at) BoundQueries(scratch->queries.data(), all_rows, dim, scratch->bounds.data());
+      RoundQueries(queries, all_rows, dim, scratch);
+      rounded_at = shift;
+    }
     for (std::int64_t i = 0; i < group.count; ++i) {
+      const FactorRows rounded{scratch->factors.data() + i * rows * EvenCount(dim), EvenCount(dim),
+                               scratch->units.data() + i * rows};
       float* scores =
           scratch->scores.data() + i * rows * stride + (b - first.first_block) * input.block_size;
-      ScoreBlock(input, group.item(i), block, queries + i * rows * dim, stride,
+      ScoreBlock(input, group.item(i), block, {queries + i * rows * dim, rounded}, stride,
                  KeysAhead(input, group, b, i), scores, scratch);
       if (NeedsMask(input, group.item(i), block))
         MaskScores(input, group.item(i), block, stride, scores);
@@ -166,6 +193,11 @@ void RunGroup(const AttentionInput& input, const WorkGroup& group, const Partial
   scratch.folded.Reserve(static_cast<std::size_t>(2 * rows * widest));
   scratch.offsets.Reserve(static_cast<std::size_t>(2 * all_rows * kOffsetLanes));
   scratch.scales.Reserve(static_cast<std::size_t>(4 * widest));
+  if (rows < kManyRows) {
+    scratch.factors.Reserve(static_cast<std::size_t>(all_rows * EvenCount(widest)));
+    scratch.units.Reserve(static_cast<std::size_t>(all_rows));
+    scratch.bounds.Reserve(static_cast<std::size_t>(all_rows));
+  }
   if (rows >= kManyRows)
     scratch.plane.Reserve(static_cast<std::size_t>(
         input.block_size * std::max(input.layer->key_dim, kBlocksAtOnce * input.layer->value_dim)));

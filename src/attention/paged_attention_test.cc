@@ -428,6 +428,15 @@ class CodedBlocks {
 constexpr KvType kAllTypes[] = {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8,
                                 KvType::kInt4};
 
+// Few rows are rounded to 16 bits where they meet int8 codes (code_product-inl.h). Of normal
+// queries and keys a score is then off by some 4e-5, one standard deviation: the unit is sqrt(2) *
+// 4 * scale / 32767, an error sqrt(1 / 12) of it, and sqrt(key_dim) * scale is 1. Weights of a
+// block are off by less than 1 / 65534 of the largest. Everything else is the rounding of floats.
+float ToleranceOfCodes(const BlockShape& shape) {
+  const bool rounds = shape.key_type == KvType::kInt8 || shape.value_type == KvType::kInt8;
+  return rounds ? 1e-4F : 2e-5F;
+}
+
 // f32 blocks are judged by the dense reference; every other type by f32 blocks of the same numbers.
 TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
   for (const auto target : hwy::SupportedAndGeneratedTargets()) {
@@ -482,14 +491,15 @@ TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
                         .counted_queries = c.counted},
                        {.out = out.data(), .token_mass = mass}});
       }
+      const float tolerance = ToleranceOfCodes(c.shape);
       for (std::size_t at = 0; at < outputs[0].size(); ++at) {
-        ASSERT_NEAR(outputs[1][at], outputs[0][at], 2e-5F)
+        ASSERT_NEAR(outputs[1][at], outputs[0][at], tolerance)
             << "case " << i << ", output " << at << ", key type " << i % 5 << ", value type "
             << i / 5 % 5;
       }
       for (std::size_t at = 0; at < masses[0].size(); ++at) {
         ASSERT_NEAR(masses[1][at], masses[0][at],
-                    2e-5F * static_cast<float>(c.layer.query_heads * c.counted));
+                    tolerance * static_cast<float>(c.layer.query_heads * c.counted));
       }
     }
   }

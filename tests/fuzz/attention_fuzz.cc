@@ -196,11 +196,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     // Below AVX2, Highway's emulation of f16 knows no subnormals.
     if (!step.is_finite || target > HWY_AVX2) continue;
     if (want) {
-      // Values are below 2, so outputs are; mass sums probabilities over heads and queries.
-      CheckNear(got.out, want->out, 1e-4F);
-      CheckNear(got.mass, want->mass,
-                1e-5F * static_cast<float>(step.layer.query_heads *
-                                           std::max<std::int64_t>(1, step.counted)));
+      // Values are below 2, so outputs are; mass sums probabilities over heads and queries. Whether
+      // rows are rounded to 16 bits before they meet int8 codes depends on a target's vectors; a
+      // score is then off by 1e-4 (one standard deviation, of queries and keys below 2).
+      const bool rounds =
+          step.shape.key_type == KvType::kInt8 || step.shape.value_type == KvType::kInt8;
+      CheckNear(got.out, want->out, rounds ? 2e-3F : 1e-4F);
+      CheckNear(
+          got.mass, want->mass,
+          (rounds ? 1e-3F : 1e-5F) *
+              static_cast<float>(step.layer.query_heads * std::max<std::int64_t>(1, step.counted)));
     } else {
       want = std::move(got);
     }
