@@ -193,11 +193,9 @@ void RunGroup(const AttentionInput& input, const WorkGroup& group, const Partial
   scratch.folded.Reserve(static_cast<std::size_t>(2 * rows * widest));
   scratch.offsets.Reserve(static_cast<std::size_t>(2 * all_rows * kOffsetLanes));
   scratch.scales.Reserve(static_cast<std::size_t>(4 * widest));
-  if (rows < kManyRows) {
-    scratch.factors.Reserve(static_cast<std::size_t>(all_rows * EvenCount(widest)));
-    scratch.units.Reserve(static_cast<std::size_t>(all_rows));
-    scratch.bounds.Reserve(static_cast<std::size_t>(all_rows));
-  }
+  scratch.factors.Reserve(static_cast<std::size_t>(all_rows * EvenCount(widest)));
+  scratch.units.Reserve(static_cast<std::size_t>(all_rows));
+  scratch.bounds.Reserve(static_cast<std::size_t>(all_rows));
   if (rows >= kManyRows)
     scratch.plane.Reserve(static_cast<std::size_t>(
         input.block_size * std::max(input.layer->key_dim, kBlocksAtOnce * input.layer->value_dim)));
