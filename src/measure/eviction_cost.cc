@@ -52,6 +52,8 @@ class FullCache {
     config.eviction->start_size = block;
     config.eviction->recent_size = block;
     config.eviction->max_cache_size = load_.shape.context;
+    // What is compared is eviction, not the choice, which costs what the policy asks for.
+    config.eviction->policy = "snapkv";
     config.eviction->rotation = rotation;
     config.eviction->positions = PositionPolicy::kCompact;
     ModelSpec spec;
