@@ -335,9 +335,9 @@ std::size_t TaskOf(const std::vector<TaskPlan>& plans, std::int64_t TaskPlan::*f
 
 // What is compiled per instruction set, chosen once per call.
 struct Kernels {
-  decltype(HWY_DYNAMIC_DISPATCH(RunGroup)) run_group;
-  decltype(HWY_DYNAMIC_DISPATCH(Scale)) scale;
-  decltype(HWY_DYNAMIC_DISPATCH(AddScaled)) add_scaled;
+  decltype(&HWY_DYNAMIC_DISPATCH(RunGroup)) run_group;
+  decltype(&HWY_DYNAMIC_DISPATCH(Scale)) scale;
+  decltype(&HWY_DYNAMIC_DISPATCH(AddScaled)) add_scaled;
 };
 
 // Runs a group of a task's work items; their parts go to the scratch memory.
@@ -429,8 +429,8 @@ void PagedAttention::Run(std::span<const AttentionTask> tasks) {
   scratch_->states.Reserve(static_cast<std::size_t>(total.states));
   scratch_->counted_weights.Reserve(static_cast<std::size_t>(total.counted_weights));
   scratch_->counted_factors.Reserve(static_cast<std::size_t>(total.counted_factors));
-  const Kernels kernels{HWY_DYNAMIC_DISPATCH(RunGroup), HWY_DYNAMIC_DISPATCH(Scale),
-                        HWY_DYNAMIC_DISPATCH(AddScaled)};
+  const Kernels kernels{&HWY_DYNAMIC_DISPATCH(RunGroup), &HWY_DYNAMIC_DISPATCH(Scale),
+                        &HWY_DYNAMIC_DISPATCH(AddScaled)};
 
   ParallelFor(total.first_group, [&](std::int64_t i) {
     const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
