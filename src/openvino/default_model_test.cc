@@ -17,32 +17,28 @@
 #include "openvino/openvino_model.h"
 #include "openvino/openvino_tokenizer.h"
 #include "rope/rope_probe.h"
+#include "testing/default_model.h"
 
 namespace carousel {
 namespace {
 
+using ::carousel::testing::DefaultModelDirectory;
 using ::carousel::testing::DenseAttention;
 using ::carousel::testing::PlainModel;
 using ::testing::SizeIs;
 
-std::filesystem::path ModelDirectory() {
-  const char* chosen = std::getenv("CAROUSEL_MODEL_DIR");
-  if (chosen != nullptr && *chosen != '\0') return chosen;
-  return std::filesystem::path(CAROUSEL_SOURCE_DIR) / "models" / "smollm2-135m-instruct";
-}
-
 class DefaultModelTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    if (!std::filesystem::exists(ModelDirectory())) return;
-    model_ = LoadOpenVinoModel({.directory = ModelDirectory()}).release();
+    if (!std::filesystem::exists(DefaultModelDirectory())) return;
+    model_ = LoadOpenVinoModel({.directory = DefaultModelDirectory()}).release();
   }
   static void TearDownTestSuite() {
     delete model_;
     model_ = nullptr;
   }
   void SetUp() override {
-    if (model_ == nullptr) GTEST_SKIP() << "there is no model at " << ModelDirectory();
+    if (model_ == nullptr) GTEST_SKIP() << "there is no model at " << DefaultModelDirectory();
   }
 
   // Logits of the last of `tokens`, at positions from `position`.
@@ -88,8 +84,9 @@ TEST_F(DefaultModelTest, RotatesByTheThetaThatTheProbeFinds) {
 }
 
 TEST_F(DefaultModelTest, GreedyTokensAreThePlainModels) {
-  const auto tokenizer = LoadOpenVinoTokenizer(ModelDirectory(), model_->spec().vocabulary_size);
-  PlainModel plain({.directory = ModelDirectory(), .last_row_only = true});
+  const auto tokenizer =
+      LoadOpenVinoTokenizer(DefaultModelDirectory(), model_->spec().vocabulary_size);
+  PlainModel plain({.directory = DefaultModelDirectory(), .last_row_only = true});
   DenseAttention attention(model_->spec());
   for (const char* text :
        {"The capital of France is", "def fibonacci(n):\n    \"\"\"", "1, 2, 3, 4,"}) {
@@ -118,7 +115,7 @@ TEST_F(DefaultModelTest, GreedyTokensAreThePlainModels) {
 
 TEST_F(DefaultModelTest, RoundedActivationsStayNear) {
   const auto rounded = LoadOpenVinoModel(
-      {.directory = ModelDirectory(), .precision = ModelPrecision::kInt8Activations});
+      {.directory = DefaultModelDirectory(), .precision = ModelPrecision::kInt8Activations});
   const std::vector<TokenId> tokens = {504, 3575, 282, 4649, 314};  // The capital of France is
   DenseAttention attention(model_->spec());
   DenseAttention rounded_attention(rounded->spec());

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -25,10 +24,12 @@
 #include "models/temporary_directory.h"
 #include "openvino/model_files.h"
 #include "openvino/tokenizer_graph.h"
+#include "testing/default_model.h"
 
 namespace carousel {
 namespace {
 
+using ::carousel::testing::DefaultModelDirectory;
 using ::carousel::testing::TemporaryDirectory;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
@@ -41,12 +42,6 @@ namespace fs = std::filesystem;
 // Of the default model.
 constexpr std::int64_t kVocabulary = 49152;
 constexpr TokenId kUnknown = 0;  // what a byte becomes that has no token
-
-fs::path ModelDirectory() {
-  const char* chosen = std::getenv("CAROUSEL_MODEL_DIR");
-  if (chosen != nullptr && *chosen != '\0') return chosen;
-  return fs::path(CAROUSEL_SOURCE_DIR) / "models" / "smollm2-135m-instruct";
-}
 
 std::string EncodeError(const Tokenizer& tokenizer, const std::string& text) {
   try {
@@ -63,15 +58,15 @@ class OpenVinoTokenizerTest : public ::testing::Test {
  protected:
   // Loading takes a quarter of a second, so once.
   static void SetUpTestSuite() {
-    if (!fs::exists(ModelDirectory())) return;
-    tokenizer_ = LoadOpenVinoTokenizer(ModelDirectory(), kVocabulary).release();
+    if (!fs::exists(DefaultModelDirectory())) return;
+    tokenizer_ = LoadOpenVinoTokenizer(DefaultModelDirectory(), kVocabulary).release();
   }
   static void TearDownTestSuite() {
     delete tokenizer_;
     tokenizer_ = nullptr;
   }
   void SetUp() override {
-    if (tokenizer_ == nullptr) GTEST_SKIP() << "there is no model at " << ModelDirectory();
+    if (tokenizer_ == nullptr) GTEST_SKIP() << "there is no model at " << DefaultModelDirectory();
   }
   static std::vector<TokenId> Encode(std::string_view text) { return tokenizer_->Encode(text, {}); }
   static std::string RoundTrip(std::string_view text) { return tokenizer_->Decode(Encode(text)); }
@@ -284,9 +279,10 @@ std::string LoadError(const fs::path& folder, std::int64_t vocabulary) {
 }
 
 TEST_F(OpenVinoTokenizerTest, AModelOfAnotherVocabularyIsRefusedWithBothSizes) {
-  EXPECT_THAT(LoadError(ModelDirectory(), 32000), AllOf(HasSubstr("49152"), HasSubstr("32000")));
+  EXPECT_THAT(LoadError(DefaultModelDirectory(), 32000),
+              AllOf(HasSubstr("49152"), HasSubstr("32000")));
   // Models may have rows to spare.
-  EXPECT_EQ(LoadError(ModelDirectory(), 50000), "loaded");
+  EXPECT_EQ(LoadError(DefaultModelDirectory(), 50000), "loaded");
 }
 
 // The default model's tokenizer with its graph changed, in a folder of its own.
@@ -294,11 +290,11 @@ class EditedTokenizer {
  public:
   explicit EditedTokenizer(const std::function<void(ov::Model&)>& edit) {
     for (const char* name : {"openvino_detokenizer.xml", "openvino_detokenizer.bin"}) {
-      fs::copy_file(ModelDirectory() / name, folder_.path() / name);
+      fs::copy_file(DefaultModelDirectory() / name, folder_.path() / name);
     }
     ov::Core core;
     AddTokenizerOperations(core);
-    const auto graph = ReadIr(core, ModelDirectory(), "openvino_tokenizer", "tokenizer");
+    const auto graph = ReadIr(core, DefaultModelDirectory(), "openvino_tokenizer", "tokenizer");
     edit(*graph);
     graph->validate_nodes_and_infer_types();
     ov::pass::Serialize((folder_.path() / "openvino_tokenizer.xml").string(),
@@ -415,7 +411,7 @@ TEST_F(OpenVinoTokenizerTest, TheTokenizersLibraryIsNamedWhenItIsMissing) {
   setenv("CAROUSEL_TOKENIZERS_LIBRARY", "/nowhere/libopenvino_tokenizers.so", 1);
   std::string message = "loaded";
   try {
-    LoadOpenVinoTokenizer(ModelDirectory(), kVocabulary);
+    LoadOpenVinoTokenizer(DefaultModelDirectory(), kVocabulary);
   } catch (const Error& error) {
     message = error.what();
   }
@@ -430,7 +426,7 @@ TEST_F(OpenVinoTokenizerTest, DamagedFilesAreRefused) {
   const std::vector<std::string> names = {"openvino_tokenizer.xml", "openvino_tokenizer.bin",
                                           "openvino_detokenizer.xml", "openvino_detokenizer.bin"};
   for (const std::string& name : names)
-    fs::copy_file(ModelDirectory() / name, folder.path() / name);
+    fs::copy_file(DefaultModelDirectory() / name, folder.path() / name);
   EXPECT_EQ(LoadError(folder.path(), kVocabulary), "loaded");
   for (const std::string& name : names) {
     const auto size = fs::file_size(folder.path() / name);
@@ -440,11 +436,11 @@ TEST_F(OpenVinoTokenizerTest, DamagedFilesAreRefused) {
       EXPECT_THAT(LoadError(folder.path(), kVocabulary), HasSubstr(name.substr(0, name.find('.'))))
           << part;
       fs::remove(folder.path() / name);
-      fs::copy_file(ModelDirectory() / name, folder.path() / name);
+      fs::copy_file(DefaultModelDirectory() / name, folder.path() / name);
     }
     fs::remove(folder.path() / name);
     EXPECT_THAT(LoadError(folder.path(), kVocabulary), HasSubstr("missing"));
-    fs::copy_file(ModelDirectory() / name, folder.path() / name);
+    fs::copy_file(DefaultModelDirectory() / name, folder.path() / name);
   }
 }
 

@@ -17,19 +17,16 @@
 #include "engine/sequence_cache.h"
 #include "engine/settings.h"
 #include "openvino/openvino_model.h"
+#include "testing/default_model.h"
 
 namespace carousel {
 namespace {
 
+using ::carousel::testing::DefaultModelDirectory;
+
 constexpr std::int64_t kBlock = 8;
 constexpr std::int64_t kSteps = 1040;
 constexpr std::int64_t kLeastEvictions = 1000;
-
-std::filesystem::path ModelDirectory() {
-  const char* chosen = std::getenv("CAROUSEL_MODEL_DIR");
-  if (chosen != nullptr && *chosen != '\0') return chosen;
-  return std::filesystem::path(CAROUSEL_SOURCE_DIR) / "models" / "smollm2-135m-instruct";
-}
 
 // A stream that repeats itself now and then and otherwise wanders through the vocabulary.
 std::vector<TokenId> Tokens(std::int64_t count, std::int64_t vocabulary) {
@@ -114,9 +111,9 @@ class AttentionAfterOne : public AttentionCallback {
 };
 
 TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
-  if (!std::filesystem::exists(ModelDirectory()))
-    GTEST_SKIP() << "there is no model at " << ModelDirectory();
-  const std::unique_ptr<Model> model = LoadOpenVinoModel({.directory = ModelDirectory()});
+  if (!std::filesystem::exists(DefaultModelDirectory()))
+    GTEST_SKIP() << "there is no model at " << DefaultModelDirectory();
+  const std::unique_ptr<Model> model = LoadOpenVinoModel({.directory = DefaultModelDirectory()});
   EngineConfig config;
   config.cache = {.block_size = kBlock, .key_type = KvType::kInt8, .value_type = KvType::kInt8};
   config.chunk_size = kBlock;
