@@ -56,8 +56,10 @@ void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::
 }
 
 void Recall::BeginStep(bool is_prompt) {
-  chooses_ = is_prompt || decode_steps_ % config_.every == 0;
+  // What the prompt's last queries chose holds for the first tokens of the answer: its first token
+  // alone knows less of what is asked.
   decode_steps_ = is_prompt ? 0 : decode_steps_ + 1;
+  chooses_ = is_prompt || decode_steps_ % config_.every == 0;
 }
 
 void Recall::Clear() {
