@@ -11,12 +11,11 @@
 namespace carousel {
 namespace {
 
-// So many times the wanted blocks are judged by their keys, and at least so many: the sketches'
-// best 32 of 110 to 130 blocks hold 98 to 100 % of the mass of the true best 8, and yet miss, once
-// in a hundred choices, the one block that a retrieval head looks for (docs/decisions: recall, what
-// recall finds).
+// So many times the wanted blocks are judged by their keys, and at least kFewestCandidates: the
+// sketches' best 32 of 110 to 130 blocks hold 98 to 100 % of the mass of the true best 8, and yet
+// miss, once in a hundred choices, the one block that a retrieval head looks for (docs/decisions:
+// recall, what recall finds).
 constexpr std::int64_t kCandidatesPerBlock = 4;
-constexpr std::int64_t kFewestCandidates = 128;
 
 RecallStoreOptions StoreOptions(const EngineSettings& settings) {
   return {.lanes = settings.recall_lanes,

@@ -27,6 +27,9 @@ namespace carousel {
 
 class Recall {
  public:
+  // So many blocks, where there are as many, are judged by their keys and not by sketches alone.
+  static constexpr std::int64_t kFewestCandidates = 128;
+
   // `layers` outlive it. Throws as RecallStore.
   Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
 

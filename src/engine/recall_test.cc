@@ -116,6 +116,19 @@ TEST(Recall, ChoosesEveryNthStepOfAnAnswer) {
   EXPECT_GT(engine->metrics().recall_seconds, 0.0);
 }
 
+// The token after the first one comes of the first decode step.
+TEST(Recall, ThePromptsChoiceHoldsForTheFirstTokensOfAnAnswer) {
+  EngineConfig config = Config(2);
+  constexpr std::size_t kAfterFirst = 299 + 1;
+  std::vector<double> second;
+  for (const std::int64_t every : {1, 2, 1000}) {
+    config.recall.every = every;
+    second.push_back(Scores(Make(config).get(), 300, 3).at(kAfterFirst));
+  }
+  EXPECT_EQ(second[1], second[2]);
+  EXPECT_NE(second[0], second[1]);
+}
+
 TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
   EngineConfig config = Config(2);
   std::int64_t round = 0;
@@ -153,7 +166,7 @@ TEST(Recall, RunsFarPastTheTrainedWindow) {
     config.recall.kv_type.reset();
     const auto engine = Make(config, {.trained_window = 160});
     for (const double value : Scores(engine.get(), 2600)) ASSERT_TRUE(std::isfinite(value));
-    EXPECT_GT(engine->metrics().recall_stored_tokens, 128 * 16);
+    EXPECT_GT(engine->metrics().recall_stored_tokens, Recall::kFewestCandidates * 16);
     EXPECT_EQ(engine->metrics().positions, PositionPolicy::kCompact);
   }
 }

@@ -357,6 +357,8 @@ RC_GTEST_PROP(AdaptiveRkv, EqualsTheRule, (std::uint64_t seed)) {
     for (const double score : scores) total += std::isinf(score) ? 0.0 : score;
     std::vector<std::int64_t> rest(view.candidates.begin(), view.candidates.end());
     double mass = 0.0;
+    double least_saved = INFINITY;
+    bool near_tie = false;
     while (rest.size() > gone.size()) {
       std::size_t best = scores.size();
       for (std::size_t i = 0; i < scores.size(); ++i) {
@@ -364,24 +366,18 @@ RC_GTEST_PROP(AdaptiveRkv, EqualsTheRule, (std::uint64_t seed)) {
         if (open && (best == scores.size() || scores[i] > scores[best])) best = i;
       }
       const bool unheard = std::isinf(scores[best]);
-      if (!unheard && mass >= config.rkv_attention_mass * total - 1e-5) break;
+      if (!unheard && mass >= config.rkv_attention_mass * total - 1e-5) {
+        near_tie = least_saved - scores[best] < 1e-4;
+        break;
+      }
       if (!unheard) mass += scores[best];
+      least_saved = scores[best];
       std::erase(rest, view.candidates[best]);
     }
     // Averages are rounded to float: near the threshold either way is right.
     if (std::abs(mass - config.rkv_attention_mass * total) < 1e-3 && mass > 0.0) return;
     // So is either of two blocks that attention holds equal, at the edge of what it saves.
-    double least_saved = INFINITY;
-    double most_left = -INFINITY;
-    for (std::size_t i = 0; i < scores.size(); ++i) {
-      const bool left = std::find(rest.begin(), rest.end(), view.candidates[i]) != rest.end();
-      if (left)
-        most_left = std::max(most_left, scores[i]);
-      else
-        least_saved = std::min(least_saved, scores[i]);
-    }
-    if (rest.size() > gone.size() && std::isfinite(least_saved) && least_saved - most_left < 1e-4)
-      return;
+    if (near_tie) return;
     Scores diversity;
     for (const std::int64_t entry : view.candidates) {
       const bool saved = std::find(rest.begin(), rest.end(), entry) == rest.end();
