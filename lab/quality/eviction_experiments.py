@@ -78,7 +78,7 @@ def budgets(lab):
     """Every policy at every budget, nothing recalled."""
     size = lab.size
     section = Section("budgets", "Policies and budgets")
-    shares = {"quick": (8,), "normal": (4, 8), "full": (2, 4, 8, 16)}[lab.size_name]
+    shares = (8,) if lab.size_name == "quick" else (2, 4, 8, 16)
     policies = POLICIES if lab.size_name != "quick" else ("expected_attention", "window", "random")
     tasks = {"quick": ("passkey", "needle"), "normal": ("passkey", "needle"),
              "full": ("passkey", "needle", "multikey", "multivalue", "multiquery", "key_value", "copy",
