@@ -38,8 +38,9 @@ struct ItemScratch {
   AlignedBuffer<float> scores;   // [items, rows, ScoreStride]
   // Queries or weights with a block's scales multiplied in: [2, rows, key_dim or block_size].
   AlignedBuffer<float> folded;
-  AlignedBuffer<float> scales;   // a block's int4 scales and offsets as floats
-  AlignedBuffer<float> plane;    // planes as floats, where many rows read them
+  AlignedBuffer<float> scales;        // a block's int4 scales and offsets as floats
+  AlignedBuffer<float> plane;         // planes as floats, where many rows read them
+  AlignedBuffer<float> token_scales;  // of int8 keys in `plane`
   AlignedBuffer<float> offsets;  // [items, 2, rows, kOffsetLanes]: what int4 values' offsets add
   // Queries, [items, rows, EvenCount(key_dim)], or weights, [rows, EvenCount(block_size)], where
   // int8 codes are multiplied by them, their units, and bounds on the queries: [items, rows].
@@ -184,20 +185,19 @@ inline bool MultipliesCodes(KvType type, std::int64_t rows, std::int64_t depth,
   return type == KvType::kInt8 && rows < kManyRows && FitsCodeProduct(depth, columns);
 }
 
-// The keys of a plane, [key_dim, block_size], to scratch->plane; without int8's scales.
+// The keys of a block, [key_dim, stride], the first block_size of each row; without int8's scales.
 inline void WidenKeys(const AttentionInput& input, const BlockShape& shape, const std::byte* plane,
-                      const Ahead& ahead, ItemScratch* scratch) {
+                      const Ahead& ahead, std::int64_t stride, ItemScratch* scratch, float* to) {
   Fetch(ahead, 0, ahead.bytes);
-  float* to = scratch->plane.data();
   if (shape.key_type != KvType::kInt4) {
     return WithElements(shape.key_type, plane, [&](const auto* elements) {
-      WidenRows(elements, shape.key_dim, input.block_size, nullptr, to);
+      WidenRows(elements, shape.key_dim, input.block_size, nullptr, stride, to);
     });
   }
   float* scales = scratch->scales.data();
   HalvesToFloats(ScalesOfInt4(plane, input.block_size, shape.key_dim), 4 * shape.key_dim, scales);
   const NibbleRows codes{reinterpret_cast<const std::uint8_t*>(plane), input.block_size, {}};
-  WidenNibbles(codes, shape.key_dim, scales, shape.key_dim, to);
+  WidenNibbles(codes, shape.key_dim, scales, shape.key_dim, stride, to);
 }
 
 // The values of a block, [block.tokens, value_dim].
@@ -212,13 +212,13 @@ inline void WidenValues(const AttentionInput& input, const WorkItem& item,
     const float* scales =
         shape.value_type == KvType::kInt8 ? ScalesOfInt8(plane, input.block_size, dim) : nullptr;
     return WithElements(shape.value_type, plane, [&](const auto* elements) {
-      WidenRows(elements, block.tokens, dim, scales, to);
+      WidenRows(elements, block.tokens, dim, scales, dim, to);
     });
   }
   float* scales = scratch->scales.data();
   HalvesToFloats(ScalesOfInt4(plane, input.block_size, dim), 4 * input.block_size, scales);
   const NibbleRows codes{reinterpret_cast<const std::uint8_t*>(plane), dim, {}};
-  WidenNibbles(codes, block.tokens, scales, input.block_size, to);
+  WidenNibbles(codes, block.tokens, scales, input.block_size, dim, to);
 }
 
 // An item's queries, [rows, key_dim], as floats and, where the block's codes are multiplied by
@@ -228,7 +228,7 @@ struct ItemQueries {
   FactorRows rounded;
 };
 
-// scores[rows, block_size] = queries . the block's keys.
+// scores[rows, block_size] = queries . the block's keys, for few rows.
 inline void ScoreBlock(const AttentionInput& input, const WorkItem& item,
                        const AttentionBlock& block, const ItemQueries& of_item, std::int64_t stride,
                        const Ahead& ahead, float* scores, ItemScratch* scratch) {
@@ -244,11 +244,6 @@ inline void ScoreBlock(const AttentionInput& input, const WorkItem& item,
     const auto* codes = reinterpret_cast<const std::int8_t*>(plane);
     const ElementRows keys{codes, input.block_size, input.block_size, ahead};
     return CodeProduct(of_item.rounded, rows, dim, keys, c);
-  }
-  if (rows >= kManyRows && shape.key_type != KvType::kF32) {
-    WidenKeys(input, shape, plane, ahead, scratch);
-    const ElementRows keys{scratch->plane.data(), input.block_size, input.block_size};
-    return RowProduct(a, rows, dim, keys, c);
   }
   if (shape.key_type == KvType::kInt4) {
     float* scales = scratch->scales.data();

@@ -19,31 +19,35 @@ namespace carousel {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// exp(x) for x <= 0; 0 below -87 and for -infinity. Relative error below 3e-7 + 7.5e-8 |x|: the
-// polynomial, then x / ln 2 rounded to float32 and 1 / ln 2 before it.
+inline constexpr float kBinaryDigits = 1.44269504F;  // 1 / ln 2
+
+// exp(x - largest), x <= largest, where `shift` is -largest / ln 2: 0 from 88.1 below and for
+// -infinity; what comes out below 1.2e-38 may be off by as much. Relative error below 3e-7 +
+// 7.5e-8 |x - largest|, the polynomial's and that of a difference rounded to float32, and 1.2e-7
+// |largest|, that of the shift, which is the same for all x of a row; the latter two are twice as
+// large where the CPU rounds between multiplication and addition.
 //
-// exp(x) = 2^n 2^r with n the whole number nearest to x / ln 2. 2^r on [-1/2, 1/2] is a polynomial
-// of degree 5 with the least largest relative error (7.5e-8, found by reweighted least squares);
-// 2^n is added to the exponent's bits. Added to 1.5 * 2^23, a small number is rounded to a whole
-// one that stands in the lowest bits of the sum: two instructions in place of a dozen.
+// exp(x) = 2^n 2^r with n the whole number nearest to t = x / ln 2. 2^r on [-1/2, 1/2] is a
+// polynomial of degree 5 that is 1 at 0 and else has the least largest relative error (9.1e-8,
+// found by reweighted least squares); 2^n is added to the exponent's bits, and 1 with n = -127 is
+// then 0. Added to 1.5 * 2^23, a small number is rounded to a whole one that stands in the lowest
+// bits of the sum: two instructions in place of a dozen.
 template <class D, class V>
-HWY_INLINE V ExponentialOfNegative(D d, V x) {
+HWY_INLINE V ExponentialOfDifference(D d, V x, V shift) {
   const hn::RebindToSigned<D> whole_numbers;
-  const auto t = hn::Mul(x, hn::Set(d, 1.44269504F));
-  const auto least = hn::Set(d, -126.0F);
+  const auto t = hn::MulAdd(x, hn::Set(d, kBinaryDigits), shift);
   const auto to_whole = hn::Set(d, 0x1.8p23F);
-  const auto clamped = hn::Max(t, least);
+  const auto clamped = hn::Max(t, hn::Set(d, -127.0F));
   const auto rounded = hn::Add(clamped, to_whole);
   const auto r = hn::Sub(clamped, hn::Sub(rounded, to_whole));
-  auto power = hn::MulAdd(hn::Set(d, 0x1.5c08e6p-10F), r, hn::Set(d, 0x1.3d0c52p-7F));
-  power = hn::MulAdd(power, r, hn::Set(d, 0x1.c6b6e4p-5F));
-  power = hn::MulAdd(power, r, hn::Set(d, 0x1.ebf918p-3F));
-  power = hn::MulAdd(power, r, hn::Set(d, 0x1.62e428p-1F));
-  power = hn::MulAdd(power, r, hn::Set(d, 0x1.000002p+0F));
+  auto power = hn::MulAdd(hn::Set(d, 0x1.5bba14p-10F), r, hn::Set(d, 0x1.3cea88p-7F));
+  power = hn::MulAdd(power, r, hn::Set(d, 0x1.c6b752p-5F));
+  power = hn::MulAdd(power, r, hn::Set(d, 0x1.ebf9bcp-3F));
+  power = hn::MulAdd(power, r, hn::Set(d, 0x1.62e42ap-1F));
+  power = hn::MulAdd(power, r, hn::Set(d, 1.0F));
   // What the sum holds above its lowest bits is shifted out.
   const auto exponent = hn::ShiftLeft<23>(hn::BitCast(whole_numbers, rounded));
-  const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(whole_numbers, power), exponent));
-  return hn::IfThenElseZero(hn::Gt(t, least), scaled);
+  return hn::BitCast(d, hn::Add(hn::BitCast(whole_numbers, power), exponent));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -59,13 +59,12 @@ void RoundQueries(const float* queries, std::int64_t rows, std::int64_t dim, Ite
                        scratch->factors.data() + row * even);
 }
 
-void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
+// For few rows the queries are turned to each block's place.
+void ScoreForFewRows(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
   const WorkItem& first = group.item(0);
   const std::int64_t rows = first.last_row - first.first_row;
   const std::int64_t dim = input.layer->key_dim;
   const std::int64_t stride = ScoreStride(input, first);
-  for (std::int64_t i = 0; i < group.count; ++i)
-    LoadQueries(input, group.item(i), scratch->queries.data() + i * rows * dim);
   std::int64_t rotated_by = 0;
   std::optional<std::int64_t> rounded_at;  // the shift of the queries that are rounded
   for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
@@ -98,8 +97,69 @@ void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratc
   }
 }
 
-// Values of so many blocks are multiplied at once, so that sums are fetched and stored less often.
+// Blocks whose planes are multiplied at once where rows are many: a tile's numbers are fetched, and
+// its sums stored, less often.
 inline constexpr std::int64_t kBlocksAtOnce = 2;
+
+// Blocks [begin, end) of a KV head as rows of floats, side by side, and their tokens' scales.
+// Fewer keys than queries are turned, by the inverse angle: q R k is the same as (R' q) k.
+ElementRows<float> WidenKeysOfBlocks(const AttentionInput& input, const WorkGroup& group,
+                                     std::int64_t at, std::int64_t begin, std::int64_t end,
+                                     const float** token_scales, ItemScratch* scratch) {
+  const std::int64_t stride = (end - begin) * input.block_size;
+  *token_scales = nullptr;
+  for (std::int64_t b = begin; b < end; ++b) {
+    const AttentionBlock& block = input.blocks[static_cast<std::size_t>(b)];
+    const BlockShape& shape = *block.shape;
+    const std::byte* plane =
+        block.data + shape.key_offset(block.first_head + group.item(at).kv_head);
+    float* to = scratch->plane.data() + (b - begin) * input.block_size;
+    WidenKeys(input, shape, plane, KeysAhead(input, group, b, at), stride, scratch, to);
+    if (input.rotation != nullptr && block.shift_blocks != 0) {
+      RotateColumnsInl(input.rotation->rope(), input.rotation->row(-block.shift_blocks),
+                       input.block_size, stride, to);
+    }
+    if (shape.key_type != KvType::kInt8) continue;
+    float* scales = scratch->token_scales.data();
+    if (*token_scales == nullptr) std::fill_n(scales, stride, 1.0F);
+    std::copy_n(ScalesOfInt8(plane, input.block_size, shape.key_dim), input.block_size,
+                scales + (b - begin) * input.block_size);
+    *token_scales = scales;
+  }
+  return {scratch->plane.data(), stride, stride, {}};
+}
+
+void ScoreForManyRows(const AttentionInput& input, const WorkGroup& group, std::int64_t at,
+                      ItemScratch* scratch) {
+  const WorkItem& item = group.item(at);
+  const std::int64_t rows = item.last_row - item.first_row;
+  const std::int64_t dim = input.layer->key_dim;
+  const std::int64_t stride = ScoreStride(input, item);
+  const float* queries = scratch->queries.data() + at * rows * dim;
+  float* scores = scratch->scores.data() + at * rows * stride;
+  for (std::int64_t b = item.first_block; b < item.last_block; b += kBlocksAtOnce) {
+    const std::int64_t end = std::min(item.last_block, b + kBlocksAtOnce);
+    const float* token_scales = nullptr;
+    const ElementRows<float> keys =
+        WidenKeysOfBlocks(input, group, at, b, end, &token_scales, scratch);
+    float* to = scores + (b - item.first_block) * input.block_size;
+    RowProduct(LeftRows{queries, queries, dim}, rows, dim, keys,
+               ResultRows{to, stride, false, token_scales});
+    for (std::int64_t i = b; i < end; ++i) {
+      const AttentionBlock& block = input.blocks[static_cast<std::size_t>(i)];
+      if (NeedsMask(input, item, block))
+        MaskScores(input, item, block, stride, to + (i - b) * input.block_size);
+    }
+  }
+}
+
+void ScoreBlocks(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
+  const std::int64_t rows = group.item(0).last_row - group.item(0).first_row;
+  for (std::int64_t i = 0; i < group.count; ++i)
+    LoadQueries(input, group.item(i), scratch->queries.data() + i * rows * input.layer->key_dim);
+  if (rows < kManyRows) return ScoreForFewRows(input, group, scratch);
+  for (std::int64_t i = 0; i < group.count; ++i) ScoreForManyRows(input, group, i, scratch);
+}
 
 // sums[rows, value_dim] += weights . the values of all the item's blocks, for many rows.
 void WeighForManyRows(const AttentionInput& input, const WorkGroup& group, std::int64_t at,
@@ -196,9 +256,12 @@ void RunGroup(const AttentionInput& input, const WorkGroup& group, const Partial
   scratch.factors.Reserve(static_cast<std::size_t>(all_rows * EvenCount(widest)));
   scratch.units.Reserve(static_cast<std::size_t>(all_rows));
   scratch.bounds.Reserve(static_cast<std::size_t>(all_rows));
-  if (rows >= kManyRows)
+  if (rows >= kManyRows) {
+    const std::int64_t plane_columns = kBlocksAtOnce * input.block_size;
     scratch.plane.Reserve(static_cast<std::size_t>(
-        input.block_size * std::max(input.layer->key_dim, kBlocksAtOnce * input.layer->value_dim)));
+        plane_columns * std::max(input.layer->key_dim, input.layer->value_dim)));
+    scratch.token_scales.Reserve(static_cast<std::size_t>(plane_columns));
+  }
 
   ScoreBlocks(input, group, &scratch);
   for (std::int64_t i = 0; i < group.count; ++i) {

@@ -59,10 +59,10 @@ void AddShares(const float* bias, std::int64_t columns, float* row, float* mass)
     hn::StoreU(value, d, row + i);
     largest_lanes = hn::Max(largest_lanes, value);
   }
-  const auto largest = hn::MaxOfLanes(d, largest_lanes);
+  const auto shift = hn::Mul(hn::MaxOfLanes(d, largest_lanes), hn::Set(d, -kBinaryDigits));
   auto sums = hn::Zero(d);
   for (std::int64_t i = 0; i < columns; i += lanes) {
-    const auto weight = ExponentialOfNegative(d, hn::Sub(hn::LoadU(d, row + i), largest));
+    const auto weight = ExponentialOfDifference(d, hn::LoadU(d, row + i), shift);
     hn::StoreU(weight, d, row + i);
     sums = hn::Add(sums, weight);
   }

@@ -89,10 +89,10 @@ template <class D>
 HWY_INLINE std::int64_t ExponentiateLanes(D d, float largest, float* scores, std::int64_t i,
                                           std::int64_t columns, float* sum) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const auto shift = hn::Set(d, largest);
+  const auto shift = hn::Set(d, -largest * kBinaryDigits);
   auto sums = hn::Zero(d);
   for (; i + lanes <= columns; i += lanes) {
-    const auto weight = ExponentialOfNegative(d, hn::Sub(hn::LoadU(d, scores + i), shift));
+    const auto weight = ExponentialOfDifference(d, hn::LoadU(d, scores + i), shift);
     hn::StoreU(weight, d, scores + i);
     sums = hn::Add(sums, weight);
   }

@@ -34,13 +34,14 @@ void WidenRow(const Element* from, std::int64_t count, float scale, float* to) {
     hn::StoreU(hn::Mul(LoadElements(one, from + i), hn::Set(one, scale)), one, to + i);
 }
 
-// to[depth, columns] = from[depth, columns]; row k times row_scales[k] unless that is null.
+// to[depth, stride], the first `columns` of each row, = from[depth, columns]; row k times
+// row_scales[k] unless that is null.
 template <class Element>
 void WidenRows(const Element* from, std::int64_t depth, std::int64_t columns,
-               const float* row_scales, float* to) {
-  if (row_scales == nullptr) return WidenRow(from, depth * columns, 1.0F, to);
+               const float* row_scales, std::int64_t stride, float* to) {
   for (std::int64_t k = 0; k < depth; ++k)
-    WidenRow(from + k * columns, columns, row_scales[k], to + k * columns);
+    WidenRow(from + k * columns, columns, row_scales == nullptr ? 1.0F : row_scales[k],
+             to + k * stride);
 }
 
 // Half a row of int4 codes and its other half, each with a scale and an offset.
@@ -55,16 +56,16 @@ HWY_INLINE void WidenNibblePair(D d, const NibbleRows& rows, std::int64_t k, std
              to + column + rows.columns / 2);
 }
 
-// to[depth, rows.columns] of int4 codes. `scales` are [2, stride], row k's at [0, k] and [1, k] for
-// its halves, and offsets likewise behind them.
+// to[depth, stride], the first rows.columns of each row, of int4 codes. `scales` are [2,
+// scales_stride], row k's at [0, k] and [1, k] for its halves, and offsets likewise behind them.
 inline void WidenNibbles(const NibbleRows& rows, std::int64_t depth, const float* scales,
-                         std::int64_t stride, float* to) {
+                         std::int64_t scales_stride, std::int64_t stride, float* to) {
   const hn::ScalableTag<float> full;
   const hn::CappedTag<float, 1> one;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
-  for (std::int64_t k = 0; k < depth; ++k, to += rows.columns) {
-    const float of_row[2] = {scales[k], scales[stride + k]};
-    const float offsets[2] = {scales[2 * stride + k], scales[3 * stride + k]};
+  for (std::int64_t k = 0; k < depth; ++k, to += stride) {
+    const float of_row[2] = {scales[k], scales[scales_stride + k]};
+    const float offsets[2] = {scales[2 * scales_stride + k], scales[3 * scales_stride + k]};
     std::int64_t column = 0;
     for (; column + lanes <= rows.columns / 2; column += lanes)
       WidenNibblePair(full, rows, k, column, of_row, offsets, to);

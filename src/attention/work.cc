@@ -10,9 +10,9 @@ namespace {
 
 // A tile's scores should stay in a core's second-level cache beside the blocks that pass by.
 // 48 rows over 2,048 tokens; a longer context is split.
-constexpr std::int64_t kTileScoreBytes = 384 * 1024;
+constexpr std::int64_t kTileScoreBytes = 1536 * 1024;
 // Whole multiples of the inner loop's rows on every instruction set (12 and 6).
-constexpr std::int64_t kMostTileRows = 48;
+constexpr std::int64_t kMostTileRows = 96;
 // Up to so many rows of all KV heads together, a block's keys cost more to fetch than to multiply.
 constexpr std::int64_t kFewRows = 64;
 // Below this many blocks a split costs more than it gives.

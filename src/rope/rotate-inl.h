@@ -95,6 +95,47 @@ HWY_INLINE void RotateRowsInl(const LayerRope& rope, const RotationRow& row, std
   }
 }
 
+// Rotates (x[column], y[column]) for columns as far as whole vectors of `d` reach; returns the
+// first not done.
+template <class D>
+HWY_INLINE std::size_t RotateColumnPairs(D d, std::size_t column, std::size_t columns, float cos,
+                                         float sin, float* x, float* y) {
+  const std::size_t lanes = hn::Lanes(d);
+  const auto cosines = hn::Set(d, cos);
+  const auto sines = hn::Set(d, sin);
+  for (; column + lanes <= columns; column += lanes) {
+    auto vector_x = hn::LoadU(d, x + column);
+    auto vector_y = hn::LoadU(d, y + column);
+    RotatePair(cosines, sines, vector_x, vector_y);
+    hn::StoreU(vector_x, d, x + column);
+    hn::StoreU(vector_y, d, y + column);
+  }
+  return column;
+}
+
+// RotateVector in rotate.h on each column of vectors, [head_dim, stride], in place: one angle per
+// pair of rows.
+HWY_INLINE void RotateColumnsInl(const LayerRope& rope, const RotationRow& row,
+                                 std::int64_t columns, std::int64_t stride, float* vectors) {
+  const hn::ScalableTag<float> native;
+  const hn::CappedTag<float, 4> four;
+  const hn::CappedTag<float, 1> one;
+  const std::int64_t pairs = rope.rotated_dims / 2;
+  const bool halves = rope.pairing == Pairing::kHalves;
+  const auto last = static_cast<std::size_t>(columns);
+  for (std::int64_t pair = 0; pair < pairs; ++pair) {
+    const std::int64_t dim_x = rope.first_dim + (halves ? pair : 2 * pair);
+    const std::int64_t dim_y = dim_x + (halves ? pairs : 1);
+    float* x = vectors + dim_x * stride;
+    float* y = vectors + dim_y * stride;
+    const float cos = row.cos[static_cast<std::size_t>(pair)];
+    const float sin = row.sin[static_cast<std::size_t>(pair)];
+    std::size_t column = RotateColumnPairs(native, 0, last, cos, sin, x, y);
+    column = RotateColumnPairs(four, column, last, cos, sin, x, y);
+    RotateColumnPairs(one, column, last, cos, sin, x, y);
+  }
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace carousel

@@ -24,46 +24,11 @@ void RotateTokens(const LayerRope& rope, const RotationRow& row, std::int64_t he
   RotateRowsInl(rope, row, head_dim, end - begin, keys, keys);
 }
 
-// Rotates x[token], y[token] for tokens as far as whole vectors of `d` reach; returns the first not
-// done.
-template <class D>
-HWY_INLINE std::size_t RotateColumns(D d, std::size_t token, std::size_t end, float cos, float sin,
-                                     float* x, float* y) {
-  const std::size_t lanes = hn::Lanes(d);
-  const auto cosines = hn::Set(d, cos);
-  const auto sines = hn::Set(d, sin);
-  for (; token + lanes <= end; token += lanes) {
-    auto vector_x = hn::LoadU(d, x + token);
-    auto vector_y = hn::LoadU(d, y + token);
-    RotatePair(cosines, sines, vector_x, vector_y);
-    hn::StoreU(vector_x, d, x + token);
-    hn::StoreU(vector_y, d, y + token);
-  }
-  return token;
-}
-
-// The same for the layout in which a dimension's tokens lie together: one angle per pair of rows.
+// The same for the layout in which a dimension's tokens lie together.
 void RotateTokensDimensionMajor(const LayerRope& rope, const RotationRow& row,
                                 std::int64_t block_size, std::int64_t begin, std::int64_t end,
                                 float* head) {  // [head_dim, block_size]
-  const hn::ScalableTag<float> native;
-  const hn::CappedTag<float, 4> four;
-  const hn::CappedTag<float, 1> one;
-  const std::int64_t pairs = rope.rotated_dims / 2;
-  const bool halves = rope.pairing == Pairing::kHalves;
-  for (std::int64_t pair = 0; pair < pairs; ++pair) {
-    const std::int64_t dim_x = rope.first_dim + (halves ? pair : 2 * pair);
-    const std::int64_t dim_y = dim_x + (halves ? pairs : 1);
-    float* x = head + dim_x * block_size;
-    float* y = head + dim_y * block_size;
-    const float cos = row.cos[static_cast<std::size_t>(pair)];
-    const float sin = row.sin[static_cast<std::size_t>(pair)];
-    const std::size_t last = static_cast<std::size_t>(end);
-    std::size_t token = static_cast<std::size_t>(begin);
-    token = RotateColumns(native, token, last, cos, sin, x, y);
-    token = RotateColumns(four, token, last, cos, sin, x, y);
-    RotateColumns(one, token, last, cos, sin, x, y);
-  }
+  RotateColumnsInl(rope, row, end - begin, block_size, head + begin);
 }
 
 // Not inlined into the table: a table's entries are functions.
