@@ -8,8 +8,8 @@
 namespace carousel {
 namespace {
 
-// A tile's scores should stay in a core's second-level cache beside the blocks that pass by.
-// 48 rows over 2,048 tokens; a longer context is split.
+// A longer context is split: 96 rows over 4,096 tokens. More than some cores' second-level cache
+// holds, and yet faster than splits that would fit (docs/decisions/0009).
 constexpr std::int64_t kTileScoreBytes = 1536 * 1024;
 // Whole multiples of the inner loop's rows on every instruction set (12 and 6).
 constexpr std::int64_t kMostTileRows = 96;
