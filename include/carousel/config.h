@@ -72,7 +72,7 @@ struct EvictionConfig {
   std::int64_t max_cache_size =
       672;  // per layer and KV head; multiple of block_size, > start_size + recent_size
   // Who goes: a name of src/eviction/registry.h, where --help has a line for each.
-  std::string policy = "expected_attention";
+  std::string policy = "tova";
   std::uint64_t policy_seed = 0;                    // random, KVCrush's random anchor
   Aggregation aggregation = Aggregation::kNormSum;  // snapkv, h2o
   // snapkv, adaptive_rkv: how many of a chunk's (kAtEnd: of the prompt's) last queries vote; 0: all

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 
 #include "attention/recall_sketch.h"
 #include "base/clock.h"
@@ -126,6 +127,23 @@ std::int64_t FarShift(const Recall::LayerStep& step, std::int64_t group) {
       .shift;
 }
 
+// Leaves the `count` slots of the largest mass, in the order in which they are listed; of equal ones
+// those that come first. There are more.
+void KeepLargest(std::span<const float> mass, std::int64_t count,
+                 std::vector<std::int64_t>* slots) {
+  thread_local std::vector<float> ranked;
+  ranked.clear();
+  for (const std::int64_t slot : *slots) ranked.push_back(mass[static_cast<std::size_t>(slot)]);
+  std::nth_element(ranked.begin(), ranked.begin() + (count - 1), ranked.end(), std::greater<>());
+  const float least = ranked[static_cast<std::size_t>(count - 1)];
+  std::int64_t equal = count - std::count_if(ranked.begin(), ranked.begin() + count,
+                                             [least](float of) { return of > least; });
+  std::erase_if(*slots, [&](std::int64_t slot) {
+    const float of = mass[static_cast<std::size_t>(slot)];
+    return !(of > least || (of == least && equal-- > 0));
+  });
+}
+
 }  // namespace
 
 // The blocks that are worth a look at their keys: all, if they are few; else by their sketches.
@@ -151,13 +169,7 @@ void Recall::FindCandidates(const LayerStep& step, Head* head) const {
                   .sketches = store_.sketches(head->lane),
                   .slots = slots},
                  head->mass);
-    std::nth_element(head->candidates.begin(), head->candidates.begin() + wanted,
-                     head->candidates.end(), [&](std::int64_t left, std::int64_t right) {
-                       const float left_mass = head->mass[static_cast<std::size_t>(left)];
-                       const float right_mass = head->mass[static_cast<std::size_t>(right)];
-                       return left_mass != right_mass ? left_mass > right_mass : left < right;
-                     });
-    head->candidates.resize(static_cast<std::size_t>(wanted));
+    KeepLargest(head->mass, wanted, &head->candidates);
   }
   std::sort(head->candidates.begin(), head->candidates.end(),
             [&](std::int64_t left, std::int64_t right) {
