@@ -118,7 +118,7 @@ struct RecallConfig {
   // Where the model or the rotation leave no room for so many: take fewer, or none, and do not
   // refuse.
   bool yields = false;
-  std::int64_t every = 8;  // decode steps from one choice to the next; a prompt chooses per chunk
+  std::int64_t every = 4;  // decode steps from one choice to the next; a prompt chooses per chunk
   std::int64_t queries = 16;      // how many of a chunk's last queries choose
   std::string store_file;         // where evicted blocks are kept: a new file; empty: memory
   std::int64_t limit_bytes = 0;   // of the second tier; the oldest go first; 0: none

@@ -183,8 +183,8 @@ void ExpectRoundingOf(const EngineConfig& config, double error) {
 }
 
 // Every type of cache beside the same cache in floats, read in pieces that fill whole blocks and in
-// pieces that leave blocks open. What goes does not depend on scores, which may nearly tie: only the
-// types differ.
+// pieces that leave blocks open. What goes does not depend on scores, which may nearly tie: only
+// the types differ.
 TEST(Engine, CompressedCachesStayCloseToFloats) {
   const auto tokens = Tokens(300);
   EngineConfig config = SmallConfig();

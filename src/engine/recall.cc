@@ -58,6 +58,7 @@ void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::
 void Recall::BeginStep(bool is_prompt) {
   // What the prompt's last queries chose holds for the first tokens of the answer: its first token
   // alone knows less of what is asked.
+  is_prompt_ = is_prompt;
   decode_steps_ = is_prompt ? 0 : decode_steps_ + 1;
   chooses_ = is_prompt || decode_steps_ % config_.every == 0;
 }
@@ -127,8 +128,8 @@ std::int64_t FarShift(const Recall::LayerStep& step, std::int64_t group) {
       .shift;
 }
 
-// Leaves the `count` slots of the largest mass, in the order in which they are listed; of equal ones
-// those that come first. There are more.
+// Leaves the `count` slots of the largest mass, in the order in which they are listed; of equal
+// ones those that come first. There are more.
 void KeepLargest(std::span<const float> mass, std::int64_t count,
                  std::vector<std::int64_t>* slots) {
   thread_local std::vector<float> ranked;
@@ -153,7 +154,8 @@ void Recall::FindCandidates(const LayerStep& step, Head* head) const {
   for (std::size_t slot = 0; slot < slots.size(); ++slot) {
     if (slots[slot].present()) head->candidates.push_back(static_cast<std::int64_t>(slot));
   }
-  const std::int64_t wanted = std::max(config_.blocks * kCandidatesPerBlock, kFewestCandidates);
+  const std::int64_t wanted = std::max(config_.blocks * kCandidatesPerBlock,
+                                       is_prompt_ ? kFewestCandidates : kFewestOfAnswers);
   if (std::ssize(head->candidates) > wanted) {
     const AttentionInput& all = step.tasks[static_cast<std::size_t>(head->group)].input;
     const AttentionInput input = LastQueries(all, std::min(all.queries, config_.queries));

@@ -29,6 +29,8 @@ class Recall {
  public:
   // So many blocks, where there are as many, are judged by their keys and not by sketches alone.
   static constexpr std::int64_t kFewestCandidates = 128;
+  // Likewise where a token of an answer chooses: twice as often is worth more than twice as many.
+  static constexpr std::int64_t kFewestOfAnswers = 64;
 
   // `layers` outlive it. Throws as RecallStore.
   Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
@@ -93,6 +95,7 @@ class Recall {
   std::vector<std::int64_t> first_lane_;  // [layers], of the layer's KV heads; -1: never recalls
   RecallStore store_;
   std::vector<std::vector<Choice>> choices_;  // [lanes], in stream order
+  bool is_prompt_ = true;                     // this step
   bool chooses_ = true;                       // in this step
   std::int64_t decode_steps_ = 0;             // since the last prompt
   std::vector<Head> heads_;                   // of the layer at hand
