@@ -79,7 +79,7 @@ def budgets(lab):
     size = lab.size
     section = Section("budgets", "Policies and budgets")
     shares = (8,) if lab.size_name == "quick" else (2, 4, 8, 16)
-    policies = POLICIES if lab.size_name != "quick" else ("tova", "window", "random")
+    policies = POLICIES if lab.size_name != "quick" else (POLICIES[0], "window", "random")
     tasks = {"quick": ("passkey", "needle"), "normal": ("passkey", "needle"),
              "full": ("passkey", "needle", "multikey", "multivalue", "multiquery", "key_value", "copy",
                       "stream_questions")}[lab.size_name]

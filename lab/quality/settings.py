@@ -6,6 +6,7 @@ from dataclasses import dataclass
 START, BLOCK, CHUNK = 32, 32, 256
 RECALLED_BLOCKS = 8  # of 32 tokens: 256
 
+# The program's default first.
 POLICIES = ("tova", "expected_attention", "snapkv", "h2o", "keynorm", "keydiff", "adaptive_rkv", "window", "random")
 GENAI = ("genai snapkv", "genai snapkv sum", "genai kvcrush", "genai adaptive-rkv", "genai snapkv rotated")
 

@@ -8,9 +8,9 @@
 namespace carousel {
 
 // Pins the instruction set of every kernel that is dispatched from now on, in the whole process, to
-// the one with Highway's name `name` ("AVX2", "AVX3", "SCALAR"; AVX3 is AVX-512), in any case.
-// Throws carousel::Error (kInvalidArgument) when there is none of that name or this CPU lacks it;
-// then nothing is pinned.
+// the one with Highway's name `name` ("AVX2", "AVX3", "AVX3_DL", "SCALAR"; AVX3 is AVX-512, AVX3_DL
+// that with VNNI), in any case. Throws carousel::Error (kInvalidArgument) when there is none of
+// that name or this CPU lacks it; then nothing is pinned.
 void ForceCpuTarget(std::string_view name);
 
 // ForceCpuTarget of CAROUSEL_FORCE_TARGET if that is set and not empty. Reads it once; throws each

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <functional>
 
 #include "attention/recall_sketch.h"
 #include "base/clock.h"
@@ -58,9 +57,7 @@ void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::
 void Recall::BeginStep(bool is_prompt) {
   // What the prompt's last queries chose holds for the first tokens of the answer: its first token
   // alone knows less of what is asked.
-  is_prompt_ = is_prompt;
   decode_steps_ = is_prompt ? 0 : decode_steps_ + 1;
-  chooses_ = is_prompt || decode_steps_ % config_.every == 0;
 }
 
 void Recall::Clear() {
@@ -128,23 +125,6 @@ std::int64_t FarShift(const Recall::LayerStep& step, std::int64_t group) {
       .shift;
 }
 
-// Leaves the `count` slots of the largest mass, in the order in which they are listed; of equal
-// ones those that come first. There are more.
-void KeepLargest(std::span<const float> mass, std::int64_t count,
-                 std::vector<std::int64_t>* slots) {
-  thread_local std::vector<float> ranked;
-  ranked.clear();
-  for (const std::int64_t slot : *slots) ranked.push_back(mass[static_cast<std::size_t>(slot)]);
-  std::nth_element(ranked.begin(), ranked.begin() + (count - 1), ranked.end(), std::greater<>());
-  const float least = ranked[static_cast<std::size_t>(count - 1)];
-  std::int64_t equal = count - std::count_if(ranked.begin(), ranked.begin() + count,
-                                             [least](float of) { return of > least; });
-  std::erase_if(*slots, [&](std::int64_t slot) {
-    const float of = mass[static_cast<std::size_t>(slot)];
-    return !(of > least || (of == least && equal-- > 0));
-  });
-}
-
 }  // namespace
 
 // The blocks that are worth a look at their keys: all, if they are few; else by their sketches.
@@ -155,7 +135,7 @@ void Recall::FindCandidates(const LayerStep& step, Head* head) const {
     if (slots[slot].present()) head->candidates.push_back(static_cast<std::int64_t>(slot));
   }
   const std::int64_t wanted = std::max(config_.blocks * kCandidatesPerBlock,
-                                       is_prompt_ ? kFewestCandidates : kFewestOfAnswers);
+                                       decode_steps_ == 0 ? kFewestCandidates : kFewestOfAnswers);
   if (std::ssize(head->candidates) > wanted) {
     const AttentionInput& all = step.tasks[static_cast<std::size_t>(head->group)].input;
     const AttentionInput input = LastQueries(all, std::min(all.queries, config_.queries));
@@ -171,7 +151,13 @@ void Recall::FindCandidates(const LayerStep& step, Head* head) const {
                   .sketches = store_.sketches(head->lane),
                   .slots = slots},
                  head->mass);
-    KeepLargest(head->mass, wanted, &head->candidates);
+    std::nth_element(head->candidates.begin(), head->candidates.begin() + wanted,
+                     head->candidates.end(), [&](std::int64_t left, std::int64_t right) {
+                       const float left_mass = head->mass[static_cast<std::size_t>(left)];
+                       const float right_mass = head->mass[static_cast<std::size_t>(right)];
+                       return left_mass != right_mass ? left_mass > right_mass : left < right;
+                     });
+    head->candidates.resize(static_cast<std::size_t>(wanted));
   }
   std::sort(head->candidates.begin(), head->candidates.end(),
             [&](std::int64_t left, std::int64_t right) {
@@ -299,7 +285,7 @@ std::span<const AttentionTask> Recall::Widen(const LayerStep& step) {
                                    [&](const Head& head) { return store_.blocks(head.lane) == 0; });
   if (nothing) return tasks_;
   const auto begin = Clock::now();
-  if (chooses_) Choose(step);
+  if (decode_steps_ % config_.every == 0) Choose(step);
   tasks_.clear();
   for (Head& head : heads_) MergeChoice(step, &head);
   Extend(step.rotation);

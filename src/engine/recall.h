@@ -95,9 +95,7 @@ class Recall {
   std::vector<std::int64_t> first_lane_;  // [layers], of the layer's KV heads; -1: never recalls
   RecallStore store_;
   std::vector<std::vector<Choice>> choices_;  // [lanes], in stream order
-  bool is_prompt_ = true;                     // this step
-  bool chooses_ = true;                       // in this step
-  std::int64_t decode_steps_ = 0;             // since the last prompt
+  std::int64_t decode_steps_ = 0;             // since the last prompt; 0: in one
   std::vector<Head> heads_;                   // of the layer at hand
   std::vector<AttentionTask> tasks_;          // likewise
   std::vector<float> sketch_;
