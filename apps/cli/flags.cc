@@ -140,13 +140,25 @@ void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
                    "rotation)",
                    kRecalledBlocks)},
       kAnySize, &target->recall_blocks);
+  flags->Integer({"--recall-chunk", "N",
+                  WithDefault("Tokens of a prompt that share a choice of blocks; up to four times "
+                              "as many where a KV head gains little by choosing",
+                              recall.chunk)},
+                 kAnySize, &recall.chunk);
+  flags->Integer({"--recall-queries", "N",
+                  WithDefault("How many of these tokens choose for all of them: the last ones",
+                              recall.queries)},
+                 kAnySize, &recall.queries);
   flags->Integer({"--recall-every", "N",
-                  WithDefault("Decode steps from one choice of blocks to the next", recall.every)},
+                  WithDefault("Most tokens of an answer from one choice to the next; 1: each "
+                              "chooses for itself",
+                              recall.every)},
                  kAnySize, &recall.every);
-  flags->Integer(
-      {"--recall-queries", "N",
-       WithDefault("How many of a chunk's last tokens choose the blocks", recall.queries)},
-      kAnySize, &recall.queries);
+  flags->Real({"--recall-gain", "X",
+               WithDefault("A KV head whose choice gains less of its attention chooses half as "
+                           "often; 0: as often as it may",
+                           recall.least_gain)},
+              &recall.least_gain);
   flags->Text({"--recall-store", "ram|FILE",
                "Where evicted blocks are kept: in memory, or in a new file that has no name while "
                "it is used and is gone with the program (default ram)"},

@@ -39,8 +39,10 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
   }
   out["recall_blocks"] = config.recall.blocks;
   if (config.recall.blocks > 0) {
-    out["recall_every"] = config.recall.every;
+    out["recall_chunk"] = config.recall.chunk;
     out["recall_queries"] = config.recall.queries;
+    out["recall_every"] = config.recall.every;
+    out["recall_gain"] = config.recall.least_gain;
     out["recall_stored_tokens"] = metrics.recall_stored_tokens;
     out["recall_dropped_tokens"] = metrics.recall_dropped_tokens;
     out["recall_bytes"] = metrics.recall_bytes;

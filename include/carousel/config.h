@@ -118,8 +118,16 @@ struct RecallConfig {
   // Where the model or the rotation leave no room for so many: take fewer, or none, and do not
   // refuse.
   bool yields = false;
-  std::int64_t every = 4;  // decode steps from one choice to the next; a prompt chooses per chunk
-  std::int64_t queries = 16;      // how many of a chunk's last queries choose
+  // Who chooses when. Tokens of a prompt share a choice: so many, or up to four times as many where
+  // a KV head gains little by choosing. A token of an answer chooses for itself, or for up to
+  // `every` tokens.
+  std::int64_t chunk = 16;
+  std::int64_t queries = 8;  // how many of those tokens choose for all of them: the last ones
+  std::int64_t every = 16;   // most tokens of an answer from one choice to the next
+  // Gaining little: when a choice gives recalled blocks less than so much more of the head's
+  // attention than the former choice would have, the next one comes after twice as many tokens; [0,
+  // 1], 0: every head chooses as often as it may.
+  double least_gain = 0.01;
   std::string store_file;         // where evicted blocks are kept: a new file; empty: memory
   std::int64_t limit_bytes = 0;   // of the second tier; the oldest go first; 0: none
   std::int64_t limit_tokens = 0;  // likewise, of each KV head; 0: none, else at least block_size

@@ -90,18 +90,18 @@ const std::byte* RecallStore::data(std::int64_t lane, std::int64_t slot) const {
   return std::as_const(*at(lane).pool).data(block.record);
 }
 
-// -1 where the lane is empty.
-std::int64_t RecallStore::OldestSlot(const Lane& lane) const {
-  std::int64_t oldest = -1;
-  for (std::size_t slot = 0; slot < lane.slots.size(); ++slot) {
-    if (!lane.slots[slot].present()) continue;
-    if (oldest < 0 ||
-        lane.slots[slot].logical < lane.slots[static_cast<std::size_t>(oldest)].logical) {
-      oldest = static_cast<std::int64_t>(slot);
-    }
-  }
-  return oldest;
+namespace {
+
+// Where in `in_order` a block of this logical position is or belongs.
+auto PlaceOf(std::vector<std::int64_t>* in_order, std::span<const StoredBlock> slots,
+             Position logical) {
+  return std::lower_bound(in_order->begin(), in_order->end(), logical,
+                          [&](std::int64_t slot, Position position) {
+                            return slots[static_cast<std::size_t>(slot)].logical < position;
+                          });
 }
+
+}  // namespace
 
 // A slot without a block, and a tile for its sketch.
 std::int64_t RecallStore::FreeSlot(Lane* lane) {
@@ -124,13 +124,14 @@ void RecallStore::Add(std::int64_t lane_index, Position written, Position logica
   Lane& lane = lanes_[static_cast<std::size_t>(lane_index)];
   const std::int64_t depth = lane.spec.sketch_depth;
   CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(sketch.size()), depth);
-  if (most_blocks_ > 0 && lane.blocks == most_blocks_) {
+  if (most_blocks_ > 0 && blocks(lane_index) == most_blocks_) {
     ++lane.dropped_blocks;
-    const std::int64_t oldest = OldestSlot(lane);
+    const std::int64_t oldest = lane.in_order.front();
     if (logical < lane.slots[static_cast<std::size_t>(oldest)].logical) return;
     Remove(lane_index, oldest);
   }
   const std::int64_t slot = FreeSlot(&lane);
+  lane.in_order.reserve(lane.slots.size());
   const std::optional<BlockId> record = lane.pool->Allocate();
   CAROUSEL_CHECK(record.has_value());  // the budget has no limit
   CopyHead(block, lane.spec.shape, lane.pool->data(*record));
@@ -138,20 +139,20 @@ void RecallStore::Add(std::int64_t lane_index, Position written, Position logica
       .WriteKeys(lane.tiles[static_cast<std::size_t>(slot / SketchTiles::kColumns)].data(),
                  SketchTiles::kColumns, depth, slot % SketchTiles::kColumns, 1, sketch.data(),
                  depth);
+  lane.in_order.insert(PlaceOf(&lane.in_order, lane.slots, logical), slot);
   lane.free_slots.pop_back();
   lane.slots[static_cast<std::size_t>(slot)] = {
       .record = *record, .written = written, .logical = logical};
-  ++lane.blocks;
 }
 
 void RecallStore::Remove(std::int64_t lane_index, std::int64_t slot) {
   Lane& lane = lanes_[static_cast<std::size_t>(lane_index)];
   StoredBlock& block = lane.slots[static_cast<std::size_t>(slot)];
   CAROUSEL_CHECK(block.present());
+  lane.in_order.erase(PlaceOf(&lane.in_order, lane.slots, block.logical));
   lane.pool->Free(block.record);
   block = {};
   lane.free_slots.push_back(slot);
-  --lane.blocks;
 }
 
 void RecallStore::Clear() {
@@ -164,7 +165,8 @@ void RecallStore::Clear() {
 
 std::int64_t RecallStore::stored_tokens() const {
   std::int64_t most = 0;
-  for (const Lane& lane : lanes_) most = std::max(most, lane.blocks * lane.spec.shape.block_size);
+  for (const Lane& lane : lanes_)
+    most = std::max(most, std::ssize(lane.in_order) * lane.spec.shape.block_size);
   return most;
 }
 
@@ -179,7 +181,7 @@ std::int64_t RecallStore::dropped_tokens() const {
 std::int64_t RecallStore::bytes() const {
   std::size_t bytes = 0;
   for (const Lane& lane : lanes_) {
-    bytes += static_cast<std::size_t>(lane.blocks) * lane.spec.shape.bytes();
+    bytes += lane.in_order.size() * lane.spec.shape.bytes();
     for (const auto& tile : lane.tiles) bytes += tile.size();
   }
   return static_cast<std::int64_t>(bytes);

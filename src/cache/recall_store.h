@@ -76,6 +76,8 @@ class RecallStore {
   void Remove(std::int64_t lane, std::int64_t slot);
   void Clear();
 
+  // Slots that hold a block, in stream order.
+  std::span<const std::int64_t> in_order(std::int64_t lane) const { return at(lane).in_order; }
   // [slots], free ones among them, in no order.
   std::span<const StoredBlock> slots(std::int64_t lane) const { return at(lane).slots; }
   SketchTiles sketches(std::int64_t lane) const {
@@ -87,7 +89,7 @@ class RecallStore {
     lanes_[static_cast<std::size_t>(lane)].slots[static_cast<std::size_t>(slot)].mass += mass;
   }
 
-  std::int64_t blocks(std::int64_t lane) const { return at(lane).blocks; }
+  std::int64_t blocks(std::int64_t lane) const { return std::ssize(at(lane).in_order); }
   std::int64_t stored_tokens() const;   // now, in the lane that holds most
   std::int64_t dropped_tokens() const;  // ever, because of the limit, in the lane that lost most
   std::int64_t bytes() const;           // of codes in use and of sketches
@@ -100,12 +102,11 @@ class RecallStore {
     BlockPool* pool = nullptr;
     std::vector<StoredBlock> slots;
     std::vector<std::int64_t> free_slots;
+    std::vector<std::int64_t> in_order;  // slots that hold a block, by logical position
     std::vector<AlignedBuffer<std::byte>> tiles;
-    std::int64_t blocks = 0;
     std::int64_t dropped_blocks = 0;
   };
   const Lane& at(std::int64_t lane) const { return lanes_[static_cast<std::size_t>(lane)]; }
-  std::int64_t OldestSlot(const Lane& lane) const;
   std::int64_t FreeSlot(Lane* lane);
 
   std::unique_ptr<SlabSource> slabs_;

@@ -77,9 +77,12 @@ void ValidateRecall(const EngineConfig& config) {
   const RecallConfig& recall = config.recall;
   CheckRange("recall_blocks", recall.blocks, 0, 65536);
   CheckRange("recall_every", recall.every, 1, kLargestSize);
+  CheckRange("recall_chunk", recall.chunk, 1, kLargestSize);
   CheckRange("recall_queries", recall.queries, 1, kLargestSize);
   CheckRange("recall_limit", recall.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
   CheckRange("recall_limit_tokens", recall.limit_tokens, 0, kLargestSize);
+  if (!(recall.least_gain >= 0.0 && recall.least_gain <= 1.0))
+    Refuse("recall_gain", fmt::format("{} is outside 0 to 1; use 0.01", recall.least_gain));
   if (recall.blocks == 0) return;
   if (!config.eviction) {
     Refuse("recall_blocks", fmt::format("{} blocks cannot be brought back where nothing is evicted;"

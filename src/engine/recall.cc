@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 
 #include "attention/recall_sketch.h"
 #include "base/clock.h"
@@ -24,13 +25,31 @@ RecallStoreOptions StoreOptions(const EngineSettings& settings) {
           .limit_blocks = settings.config.recall.limit_tokens / settings.config.cache.block_size};
 }
 
+// The `count` of `slots` that have most mass, in the order in which they are given; of equal ones
+// those given first. `ranked` is scratch.
+void KeepLargest(std::span<const std::int64_t> slots, std::span<const float> mass,
+                 std::int64_t count, std::vector<float>* ranked, std::vector<std::int64_t>* kept) {
+  ranked->clear();
+  for (const std::int64_t slot : slots) ranked->push_back(mass[static_cast<std::size_t>(slot)]);
+  const auto last = ranked->begin() + count - 1;
+  std::nth_element(ranked->begin(), last, ranked->end(), std::greater<>());
+  const float least = *last;
+  auto equal = count - std::count_if(ranked->begin(), ranked->end(),
+                                     [&](float value) { return value > least; });
+  kept->clear();
+  for (const std::int64_t slot : slots) {
+    const float value = mass[static_cast<std::size_t>(slot)];
+    if (value > least || (value == least && equal-- > 0)) kept->push_back(slot);
+  }
+}
+
 }  // namespace
 
 Recall::Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers)
     : config_(settings.config.recall),
       block_size_(settings.config.cache.block_size),
       store_(StoreOptions(settings)),
-      choices_(settings.recall_lanes.size()) {
+      lanes_(settings.recall_lanes.size()) {
   std::int64_t lane = 0;
   for (const AttentionLayerSpec& layer : layers) {
     const bool recalls = Recalls(layer);
@@ -54,50 +73,70 @@ void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::
   seconds_ += SecondsSince(begin);
 }
 
-void Recall::BeginStep(bool is_prompt) {
-  // What the prompt's last queries chose holds for the first tokens of the answer: its first token
-  // alone knows less of what is asked.
-  decode_steps_ = is_prompt ? 0 : decode_steps_ + 1;
-}
+void Recall::BeginStep(bool is_prompt) { in_prompt_ = is_prompt; }
 
 void Recall::Clear() {
   store_.Clear();
-  for (auto& choice : choices_) choice.clear();
-  decode_steps_ = 0;
+  std::fill(lanes_.begin(), lanes_.end(), Lane());
 }
 
-void Recall::ListHeads(const LayerStep& step) {
-  std::size_t count = 0;
+// The parts of a KV head's queries: in an answer all are one, of a prompt one comes after another.
+void Recall::AddParts(const LayerStep& step, std::int64_t lane, std::int64_t group,
+                      std::int64_t head) {
+  RecallCadence& cadence = lanes_[static_cast<std::size_t>(lane)].cadence;
+  const std::int64_t queries = step.tasks.front().input.queries;
+  const std::int64_t together = in_prompt_ ? cadence.BeginPrompt(config_) : queries;
+  const bool due = in_prompt_ || cadence.BeginAnswerStep();
+  for (std::int64_t first = 0; first < queries; first += together, ++part_count_) {
+    if (part_count_ == parts_.size()) parts_.emplace_back();
+    Part& part = parts_[part_count_];
+    part.lane = lane;
+    part.group = group;
+    part.head = head;
+    part.first_query = first;
+    part.queries = std::min(together, queries - first);
+    part.chooses = due && store_.blocks(lane) > 0;
+  }
+}
+
+void Recall::ListParts(const LayerStep& step) {
+  part_count_ = 0;
   for (std::size_t group = 0; group < step.groups.size(); ++group) {
     const CacheGroup& of = step.groups[group];
     const std::int64_t first = first_lane_[static_cast<std::size_t>(of.layer)] + of.first_kv_head;
-    for (std::int64_t i = 0; i < of.kv_heads; ++i, ++count) {
-      if (heads_.size() <= count) heads_.emplace_back();
-      heads_[count].lane = first + i;
-      heads_[count].group = static_cast<std::int64_t>(group);
-      heads_[count].head = i;
-    }
+    for (std::int64_t head = 0; head < of.kv_heads; ++head)
+      AddParts(step, first + head, static_cast<std::int64_t>(group), head);
   }
-  heads_.resize(count);
 }
 
-AttentionBlock Recall::StoredAt(const Head& head, std::int64_t slot,
+bool Recall::HasStored(const LayerStep& step) const {
+  const std::int64_t first = first_lane_[static_cast<std::size_t>(step.groups.front().layer)];
+  if (first < 0) return false;
+  std::int64_t last = first;
+  for (const CacheGroup& group : step.groups) last += group.kv_heads;
+  for (std::int64_t lane = first; lane < last; ++lane) {
+    if (store_.blocks(lane) > 0) return true;
+  }
+  return false;
+}
+
+AttentionBlock Recall::StoredAt(const Part& part, std::int64_t slot,
                                 const BlockPlacement& place) const {
-  return {.data = store_.data(head.lane, slot),
-          .shape = &store_.shape(head.lane),
+  return {.data = store_.data(part.lane, slot),
+          .shape = &store_.shape(part.lane),
           .first_head = 0,
           .tokens = block_size_,
           .shift_blocks = place.shift / block_size_,
           .attention = place.attention,
-          .logical = store_.slots(head.lane)[static_cast<std::size_t>(slot)].logical};
+          .logical = store_.slots(part.lane)[static_cast<std::size_t>(slot)].logical};
 }
 
-// Makes every row of the table available that the heads' blocks need.
+// Makes every row of the table available that the parts' blocks need.
 void Recall::Extend(RotationTable* rotation) const {
   if (rotation == nullptr) return;
   std::int64_t largest = 0;
-  for (const Head& head : heads_) {
-    for (const AttentionBlock& block : head.blocks)
+  for (const Part& part : parts()) {
+    for (const AttentionBlock& block : part.blocks)
       largest = std::max(largest, std::abs(block.shift_blocks));
   }
   rotation->Extend(largest);
@@ -105,15 +144,17 @@ void Recall::Extend(RotationTable* rotation) const {
 
 namespace {
 
-// The input of one KV head of a task, with the last `queries` queries only.
-AttentionInput LastQueries(const AttentionInput& input, std::int64_t queries) {
-  AttentionInput last = input;
-  const std::int64_t skipped = input.queries - queries;
-  last.q += skipped * input.layer->query_heads * input.layer->key_dim;
-  last.first_query_attention += skipped;
-  last.first_query_logical += skipped;
-  last.queries = last.counted_queries = queries;
-  return last;
+// A task's input with some of its queries only, the first of them after `skipped` others.
+AttentionInput SomeQueries(const AttentionInput& all, std::int64_t skipped, std::int64_t queries) {
+  AttentionInput some = all;
+  some.q += skipped * all.layer->query_heads * all.layer->key_dim;
+  some.first_query_attention += skipped;
+  some.first_query_logical += skipped;
+  some.queries = queries;
+  // The last ones are counted.
+  some.counted_queries =
+      std::clamp<std::int64_t>(skipped + queries - (all.queries - all.counted_queries), 0, queries);
+  return some;
 }
 
 // From where the model wrote a query to behind all that is resident, in tokens: what a candidate
@@ -127,181 +168,207 @@ std::int64_t FarShift(const Recall::LayerStep& step, std::int64_t group) {
 
 }  // namespace
 
-// The blocks that are worth a look at their keys: all, if they are few; else by their sketches.
-void Recall::FindCandidates(const LayerStep& step, Head* head) const {
-  const auto slots = store_.slots(head->lane);
-  head->candidates.clear();
-  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
-    if (slots[slot].present()) head->candidates.push_back(static_cast<std::int64_t>(slot));
-  }
-  const std::int64_t wanted = std::max(config_.blocks * kCandidatesPerBlock,
-                                       decode_steps_ == 0 ? kFewestCandidates : kFewestOfAnswers);
-  if (std::ssize(head->candidates) > wanted) {
-    const AttentionInput& all = step.tasks[static_cast<std::size_t>(head->group)].input;
-    const AttentionInput input = LastQueries(all, std::min(all.queries, config_.queries));
-    head->mass.resize(slots.size());
-    EstimateMass({.layer = input.layer,
-                  .kv_head = input.first_kv_head + head->head,
-                  .q = input.q,
-                  .queries = input.queries,
-                  .rotation = step.rotation,
-                  .shift_blocks = FarShift(step, head->group) / block_size_,
-                  .distance = input.first_query_attention.value,
-                  .block_size = block_size_,
-                  .sketches = store_.sketches(head->lane),
-                  .slots = slots},
-                 head->mass);
-    std::nth_element(head->candidates.begin(), head->candidates.begin() + wanted,
-                     head->candidates.end(), [&](std::int64_t left, std::int64_t right) {
-                       const float left_mass = head->mass[static_cast<std::size_t>(left)];
-                       const float right_mass = head->mass[static_cast<std::size_t>(right)];
-                       return left_mass != right_mass ? left_mass > right_mass : left < right;
-                     });
-    head->candidates.resize(static_cast<std::size_t>(wanted));
-  }
-  std::sort(head->candidates.begin(), head->candidates.end(),
-            [&](std::int64_t left, std::int64_t right) {
-              return slots[static_cast<std::size_t>(left)].logical <
-                     slots[static_cast<std::size_t>(right)].logical;
-            });
+// What chooses for a part: its last queries.
+AttentionInput Recall::Voters(const LayerStep& step, const Part& part) const {
+  const std::int64_t voters = std::min(part.queries, config_.queries);
+  AttentionInput input = SomeQueries(step.tasks[static_cast<std::size_t>(part.group)].input,
+                                     part.first_query + part.queries - voters, voters);
+  input.counted_queries = voters;
+  input.first_kv_head += part.head;
+  input.kv_heads = 1;
+  return input;
 }
 
-// The head's resident blocks where they are, and its candidates at the far end; in stream order.
-void Recall::PlaceCandidates(const LayerStep& step, Head* head) const {
-  const auto slots = store_.slots(head->lane);
-  const auto resident = step.tasks[static_cast<std::size_t>(head->group)].input.blocks;
-  head->blocks.clear();
-  head->placements.clear();
+// The blocks that are worth a look at their keys, in stream order: all, if they are few; else by
+// their sketches.
+void Recall::FindCandidates(const LayerStep& step, Part* part) const {
+  const auto stored = store_.in_order(part->lane);
+  const std::int64_t wanted = std::max(config_.blocks * kCandidatesPerBlock, kFewestCandidates);
+  if (std::ssize(stored) <= wanted) {
+    part->candidates.assign(stored.begin(), stored.end());
+    return;
+  }
+  const AttentionInput input = Voters(step, *part);
+  const auto slots = store_.slots(part->lane);
+  part->mass.resize(slots.size());
+  EstimateMass({.layer = input.layer,
+                .kv_head = input.first_kv_head,
+                .q = input.q,
+                .queries = input.queries,
+                .rotation = step.rotation,
+                .shift_blocks = FarShift(step, part->group) / block_size_,
+                .distance = input.first_query_attention.value,
+                .block_size = block_size_,
+                .sketches = store_.sketches(part->lane),
+                .slots = slots},
+               part->mass);
+  KeepLargest(stored, part->mass, wanted, &part->ranked, &part->candidates);
+}
+
+// A part's resident blocks where they are, and its candidates at the far end; in stream order.
+void Recall::PlaceCandidates(const LayerStep& step, Part* part) const {
+  const auto slots = store_.slots(part->lane);
+  const auto resident = step.tasks[static_cast<std::size_t>(part->group)].input.blocks;
+  part->blocks.clear();
+  part->placements.clear();
   std::size_t next = 0;
   const auto add_resident = [&](Position before) {
     for (; next < resident.size() && resident[next].logical < before; ++next) {
-      head->placements.push_back({.index = static_cast<std::int64_t>(next)});
-      head->blocks.push_back(resident[next]);
-      head->blocks.back().first_head = head->head;
+      part->placements.push_back({.index = static_cast<std::int64_t>(next)});
+      part->blocks.push_back(resident[next]);
+      part->blocks.back().first_head = part->head;
     }
   };
-  for (std::size_t i = 0; i < head->candidates.size(); ++i) {
-    const StoredBlock& stored = slots[static_cast<std::size_t>(head->candidates[i])];
+  for (std::size_t i = 0; i < part->candidates.size(); ++i) {
+    const StoredBlock& stored = slots[static_cast<std::size_t>(part->candidates[i])];
     add_resident(stored.logical);
     BlockPlacement place = step.tables->CandidatePlacement(
-        step.first_group + head->group, {.written = stored.written, .logical = stored.logical});
+        step.first_group + part->group, {.written = stored.written, .logical = stored.logical});
     place.index = static_cast<std::int64_t>(i);
     if (step.rotation == nullptr) place.shift = 0;
-    head->placements.push_back(place);
-    head->blocks.push_back(StoredAt(*head, head->candidates[i], place));
+    part->placements.push_back(place);
+    part->blocks.push_back(StoredAt(*part, part->candidates[i], place));
   }
   add_resident(resident.back().logical + 1);
 }
 
-// Of the candidates, those that got most mass.
-void Recall::KeepHeaviest(const Head& head) {
-  struct Weighed {
-    float mass;
-    Choice choice;
-  };
-  std::vector<Weighed> weighed;
-  for (std::size_t i = 0; i < head.blocks.size(); ++i) {
-    if (!head.placements[i].recalled) continue;
-    float mass = 0.0F;
-    for (std::int64_t t = 0; t < block_size_; ++t)
-      mass += head.mass[i * static_cast<std::size_t>(block_size_) + static_cast<std::size_t>(t)];
-    weighed.push_back({mass,
-                       {.slot = head.candidates[static_cast<std::size_t>(head.placements[i].index)],
-                        .logical = head.blocks[i].logical}});
-  }
-  const auto wanted = std::min<std::ptrdiff_t>(config_.blocks, std::ssize(weighed));
-  std::partial_sort(weighed.begin(), weighed.begin() + wanted, weighed.end(),
-                    [](const Weighed& left, const Weighed& right) {
-                      return left.mass != right.mass ? left.mass > right.mass
-                                                     : left.choice.logical > right.choice.logical;
-                    });
-  auto& choice = choices_[static_cast<std::size_t>(head.lane)];
-  choice.clear();
-  for (std::ptrdiff_t i = 0; i < wanted; ++i)
-    choice.push_back(weighed[static_cast<std::size_t>(i)].choice);
-  std::sort(choice.begin(), choice.end(),
-            [](const Choice& left, const Choice& right) { return left.logical < right.logical; });
-}
-
-void Recall::Choose(const LayerStep& step) {
+// Leaves in each part that chooses its candidates with the mass that they and the resident blocks
+// would get from its voters.
+void Recall::WeighCandidates(const LayerStep& step) {
   for (std::int64_t group = 0; group < std::ssize(step.groups); ++group) {
     const std::int64_t shift = FarShift(step, group);
     if (step.rotation != nullptr) step.rotation->Extend(std::abs(shift) / block_size_);
   }
-  ParallelFor(std::ssize(heads_), [&](std::int64_t i) {
-    Head& head = heads_[static_cast<std::size_t>(i)];
-    FindCandidates(step, &head);
-    PlaceCandidates(step, &head);
+  ParallelFor(std::ssize(parts()), [&](std::int64_t i) {
+    Part& part = parts()[static_cast<std::size_t>(i)];
+    part.blocks.clear();
+    if (!part.chooses) return;
+    FindCandidates(step, &part);
+    PlaceCandidates(step, &part);
   });
   Extend(step.rotation);
   tasks_.clear();
-  for (Head& head : heads_) {
-    const AttentionInput& all = step.tasks[static_cast<std::size_t>(head.group)].input;
-    AttentionInput input = LastQueries(all, std::min(all.queries, config_.queries));
-    input.first_kv_head += head.head;
-    input.kv_heads = 1;
-    input.blocks = head.blocks;
-    head.mass.resize(head.blocks.size() * static_cast<std::size_t>(block_size_));
-    tasks_.push_back({.input = input, .output = {.out = nullptr, .token_mass = head.mass}});
+  for (Part& part : parts()) {
+    if (!part.chooses) continue;
+    AttentionInput input = Voters(step, part);
+    input.blocks = part.blocks;
+    part.mass.resize(part.blocks.size() * static_cast<std::size_t>(block_size_));
+    tasks_.push_back({.input = input, .output = {.out = nullptr, .token_mass = part.mass}});
   }
   step.attention->Run(tasks_);
-  for (const Head& head : heads_) KeepHeaviest(head);
 }
 
-// The blocks of one head's task: what is resident and what it has chosen and still can have.
-void Recall::MergeChoice(const LayerStep& step, Head* head) const {
-  const auto slots = store_.slots(head->lane);
-  const auto resident = step.tasks[static_cast<std::size_t>(head->group)].input.blocks;
-  head->recalled.clear();
-  head->slots.clear();
-  for (const Choice& choice : choices_[static_cast<std::size_t>(head->lane)]) {
+// Of the candidates, those that got most mass.
+void Recall::KeepHeaviest(const LayerStep& step, const Part& part) {
+  weighed_.clear();
+  for (std::size_t i = 0; i < part.blocks.size(); ++i) {
+    if (!part.placements[i].recalled) continue;
+    float mass = 0.0F;
+    for (std::int64_t t = 0; t < block_size_; ++t)
+      mass += part.mass[i * static_cast<std::size_t>(block_size_) + static_cast<std::size_t>(t)];
+    weighed_.push_back(
+        {mass,
+         {.slot = part.candidates[static_cast<std::size_t>(part.placements[i].index)],
+          .logical = part.blocks[i].logical}});
+  }
+  const auto wanted = std::min<std::ptrdiff_t>(config_.blocks, std::ssize(weighed_));
+  std::partial_sort(weighed_.begin(), weighed_.begin() + wanted, weighed_.end(),
+                    [](const Weighed& left, const Weighed& right) {
+                      return left.mass != right.mass ? left.mass > right.mass
+                                                     : left.choice.logical > right.choice.logical;
+                    });
+  const std::span<const Weighed> kept = std::span(weighed_).first(static_cast<std::size_t>(wanted));
+  NoteGain(step, part, kept);
+  auto& choice = lanes_[static_cast<std::size_t>(part.lane)].choice;
+  choice.clear();
+  for (const Weighed& block : kept) choice.push_back(block.choice);
+  std::sort(choice.begin(), choice.end(),
+            [](const Choice& left, const Choice& right) { return left.logical < right.logical; });
+}
+
+// Tells the cadence what the choice of `kept` gains over the lane's former one.
+void Recall::NoteGain(const LayerStep& step, const Part& part, std::span<const Weighed> kept) {
+  Lane& lane = lanes_[static_cast<std::size_t>(part.lane)];
+  const auto former = [&](const Weighed& block) {
+    return std::any_of(lane.choice.begin(), lane.choice.end(), [&](const Choice& choice) {
+      return choice.logical == block.choice.logical;
+    });
+  };
+  double gain = 0.0;
+  for (const Weighed& block : kept) gain += static_cast<double>(block.mass);
+  for (const Weighed& block : weighed_) {
+    if (former(block)) gain -= static_cast<double>(block.mass);
+  }
+  const AttentionLayerSpec& layer = *step.tasks.front().input.layer;
+  // No former choice was better, but sums in another order may say so.
+  gain = std::max(0.0, gain) / static_cast<double>(std::min(part.queries, config_.queries) *
+                                                   (layer.query_heads / layer.kv_heads));
+  if (!in_prompt_) return lane.cadence.NoteAnswer(config_, gain);
+  // What the first choice of a step gains over one from before the last eviction says little.
+  if (part.first_query > 0) lane.cadence.NotePrompt(gain);
+}
+
+// The blocks of a part's task: what is resident and what it has chosen and still can have.
+void Recall::MergeChoice(const LayerStep& step, Part* part) const {
+  const auto slots = store_.slots(part->lane);
+  const auto resident = step.tasks[static_cast<std::size_t>(part->group)].input.blocks;
+  part->recalled.clear();
+  part->slots.clear();
+  for (const Choice& choice : lanes_[static_cast<std::size_t>(part->lane)].choice) {
     const StoredBlock& stored = slots[static_cast<std::size_t>(choice.slot)];
     if (!stored.present() || stored.logical != choice.logical) continue;
-    head->recalled.push_back({.written = stored.written, .logical = stored.logical});
-    head->slots.push_back(choice.slot);
+    part->recalled.push_back({.written = stored.written, .logical = stored.logical});
+    part->slots.push_back(choice.slot);
   }
-  step.tables->Merge(step.first_group + head->group, head->recalled, &head->placements);
-  head->blocks.clear();
-  for (BlockPlacement& place : head->placements) {
+  step.tables->Merge(step.first_group + part->group, part->recalled, &part->placements);
+  part->blocks.clear();
+  for (BlockPlacement& place : part->placements) {
     if (step.rotation == nullptr) place.shift = 0;
     if (place.recalled) {
-      head->blocks.push_back(
-          StoredAt(*head, head->slots[static_cast<std::size_t>(place.index)], place));
+      part->blocks.push_back(
+          StoredAt(*part, part->slots[static_cast<std::size_t>(place.index)], place));
       continue;
     }
-    head->blocks.push_back(resident[static_cast<std::size_t>(place.index)]);
-    head->blocks.back().first_head = head->head;
-    head->blocks.back().attention = place.attention;
-    head->blocks.back().shift_blocks = place.shift / block_size_;
+    part->blocks.push_back(resident[static_cast<std::size_t>(place.index)]);
+    part->blocks.back().first_head = part->head;
+    part->blocks.back().attention = place.attention;
+    part->blocks.back().shift_blocks = place.shift / block_size_;
   }
+}
+
+// A part's queries over its blocks.
+AttentionTask Recall::TaskOf(const LayerStep& step, Part* part) const {
+  const AttentionTask& whole = step.tasks[static_cast<std::size_t>(part->group)];
+  AttentionInput input = SomeQueries(whole.input, part->first_query, part->queries);
+  input.first_kv_head += part->head;
+  input.kv_heads = 1;
+  input.blocks = part->blocks;
+  input.first_query_attention = step.tables->NextAttentionPosition(step.first_group + part->group,
+                                                                   std::ssize(part->recalled)) +
+                                (part->first_query - whole.input.queries);
+  part->mass.resize(
+      input.counted_queries > 0 ? part->blocks.size() * static_cast<std::size_t>(block_size_) : 0);
+  float* out =
+      whole.output.out + part->first_query * input.layer->query_heads * input.layer->value_dim;
+  return {.input = input, .output = {.out = out, .token_mass = part->mass}};
 }
 
 std::span<const AttentionTask> Recall::Widen(const LayerStep& step) {
   tasks_.clear();
-  const std::int64_t first = first_lane_[static_cast<std::size_t>(step.groups.front().layer)];
-  if (first < 0) return tasks_;
-  ListHeads(step);
-  const bool nothing = std::all_of(heads_.begin(), heads_.end(),
-                                   [&](const Head& head) { return store_.blocks(head.lane) == 0; });
-  if (nothing) return tasks_;
+  if (!HasStored(step)) return tasks_;
   const auto begin = Clock::now();
-  if (decode_steps_ % config_.every == 0) Choose(step);
-  tasks_.clear();
-  for (Head& head : heads_) MergeChoice(step, &head);
-  Extend(step.rotation);
-  for (Head& head : heads_) {
-    const AttentionTask& task = step.tasks[static_cast<std::size_t>(head.group)];
-    AttentionInput input = task.input;
-    input.first_kv_head += head.head;
-    input.kv_heads = 1;
-    input.blocks = head.blocks;
-    input.first_query_attention = step.tables->NextAttentionPosition(step.first_group + head.group,
-                                                                     std::ssize(head.recalled)) +
-                                  -input.queries;
-    head.mass.resize(
-        input.counted_queries > 0 ? head.blocks.size() * static_cast<std::size_t>(block_size_) : 0);
-    tasks_.push_back({.input = input, .output = {.out = task.output.out, .token_mass = head.mass}});
+  ListParts(step);
+  const bool any =
+      std::any_of(parts().begin(), parts().end(), [](const Part& part) { return part.chooses; });
+  if (any) WeighCandidates(step);
+  // The parts of a KV head follow one another, and each has the choice that was made last.
+  for (Part& part : parts()) {
+    if (part.chooses) KeepHeaviest(step, part);
+    MergeChoice(step, &part);
   }
+  Extend(step.rotation);
+  tasks_.clear();
+  for (Part& part : parts()) tasks_.push_back(TaskOf(step, &part));
   seconds_ += SecondsSince(begin);
   return tasks_;
 }
@@ -310,12 +377,12 @@ void Recall::ShareMass(const LayerStep& step) {
   for (const AttentionTask& task : step.tasks) {
     std::fill(task.output.token_mass.begin(), task.output.token_mass.end(), 0.0F);
   }
-  for (const Head& head : heads_) {
-    if (head.mass.empty()) continue;
-    const std::span<float> to = step.tasks[static_cast<std::size_t>(head.group)].output.token_mass;
-    for (std::size_t i = 0; i < head.placements.size(); ++i) {
-      const float* from = head.mass.data() + i * static_cast<std::size_t>(block_size_);
-      const BlockPlacement& place = head.placements[i];
+  for (const Part& part : parts()) {
+    if (part.mass.empty()) continue;
+    const std::span<float> to = step.tasks[static_cast<std::size_t>(part.group)].output.token_mass;
+    for (std::size_t i = 0; i < part.placements.size(); ++i) {
+      const float* from = part.mass.data() + i * static_cast<std::size_t>(block_size_);
+      const BlockPlacement& place = part.placements[i];
       if (!place.recalled) {
         float* slots = to.data() + place.index * block_size_;
         for (std::int64_t t = 0; t < block_size_; ++t) slots[t] += from[t];
@@ -323,14 +390,14 @@ void Recall::ShareMass(const LayerStep& step) {
       }
       double mass = 0.0;
       for (std::int64_t t = 0; t < block_size_; ++t) mass += static_cast<double>(from[t]);
-      store_.AddMass(head.lane, head.slots[static_cast<std::size_t>(place.index)], mass);
+      store_.AddMass(part.lane, part.slots[static_cast<std::size_t>(place.index)], mass);
     }
   }
 }
 
 std::int64_t Recall::recalled_blocks() const {
   std::int64_t blocks = 0;
-  for (const auto& choice : choices_) blocks += std::ssize(choice);
+  for (const Lane& lane : lanes_) blocks += std::ssize(lane.choice);
   return blocks;
 }
 

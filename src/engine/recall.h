@@ -3,8 +3,9 @@
 // attends to the few of them that its queries would give most attention to, beside what is
 // resident.
 //
-// A choice is made for each chunk of a prompt, by its last queries, and for every n-th token of an
-// answer. Coarse first: sketches name a few times as many blocks as are wanted. Then exactly: the
+// A choice is made for each few tokens of a prompt, by the last of them, and for each token or few
+// tokens of an answer (recall_cadence.h); so the queries of one step attend to different blocks.
+// Coarse first: sketches name a few times as many blocks as are wanted. Then exactly: the
 // attention that these and the resident blocks would get together, each query head's own softmax
 // over both, summed over the KV head's query heads and the queries. A candidate is weighed at the
 // farthest place that it could take, before all that is resident, so that angles stay inside the
@@ -20,6 +21,7 @@
 #include "cache/cache_group.h"
 #include "cache/recall_store.h"
 #include "carousel/model.h"
+#include "engine/recall_cadence.h"
 #include "engine/settings.h"
 #include "rope/rotation_table.h"
 
@@ -29,8 +31,6 @@ class Recall {
  public:
   // So many blocks, where there are as many, are judged by their keys and not by sketches alone.
   static constexpr std::int64_t kFewestCandidates = 128;
-  // Likewise where a token of an answer chooses: twice as often is worth more than twice as many.
-  static constexpr std::int64_t kFewestOfAnswers = 64;
 
   // `layers` outlive it. Throws as RecallStore.
   Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
@@ -52,8 +52,9 @@ class Recall {
     RotationTable* rotation = nullptr;     // null: nothing rotates
     PagedAttention* attention = nullptr;
   };
-  // The layer's tasks with what is recalled, one for each KV head; valid until the next call. Empty
-  // where nothing is recalled: then the step's own tasks are to run.
+  // The layer's tasks with what is recalled, one for each KV head and queries that share a choice;
+  // valid until the next call. Empty where nothing is recalled: then the step's own tasks are to
+  // run.
   std::span<const AttentionTask> Widen(const LayerStep& step);
   // After the widened tasks have run: adds up the mass of resident blocks in the step's own tasks,
   // and credits recalled blocks with theirs.
@@ -69,11 +70,20 @@ class Recall {
     std::int64_t slot = 0;
     Position logical;
   };
-  // One KV head of the layer at hand.
-  struct Head {
+  // What lasts of one KV head.
+  struct Lane {
+    RecallCadence cadence;
+    std::vector<Choice> choice;  // in stream order
+  };
+  // Queries of one KV head of the layer at hand that share a choice.
+  struct Part {
     std::int64_t lane = 0;
-    std::int64_t group = 0;                  // in LayerStep::groups
-    std::int64_t head = 0;                   // in the group's blocks
+    std::int64_t group = 0;        // in LayerStep::groups
+    std::int64_t head = 0;         // in the group's blocks
+    std::int64_t first_query = 0;  // of the step
+    std::int64_t queries = 0;
+    bool chooses = false;                    // anew
+    std::vector<float> ranked;               // scratch of candidates
     std::vector<std::int64_t> candidates;    // slots, in stream order
     std::vector<RecalledBlock> recalled;     // likewise, of what is brought back
     std::vector<std::int64_t> slots;         // [recalled]
@@ -81,23 +91,38 @@ class Recall {
     std::vector<AttentionBlock> blocks;      // likewise
     std::vector<float> mass;                 // [blocks * block_size]
   };
-  void ListHeads(const LayerStep& step);
-  void Choose(const LayerStep& step);
-  void FindCandidates(const LayerStep& step, Head* head) const;
-  void PlaceCandidates(const LayerStep& step, Head* head) const;
-  void KeepHeaviest(const Head& head);
-  void MergeChoice(const LayerStep& step, Head* head) const;
-  AttentionBlock StoredAt(const Head& head, std::int64_t slot, const BlockPlacement& place) const;
+  // A block that was weighed for a choice.
+  struct Weighed {
+    float mass;
+    Choice choice;
+  };
+  bool HasStored(const LayerStep& step) const;
+  void ListParts(const LayerStep& step);
+  void AddParts(const LayerStep& step, std::int64_t lane, std::int64_t group, std::int64_t head);
+  std::span<Part> parts() { return std::span(parts_).first(part_count_); }
+  std::span<const Part> parts() const { return std::span(parts_).first(part_count_); }
+  AttentionInput Voters(const LayerStep& step, const Part& part) const;
+  void WeighCandidates(const LayerStep& step);
+  void FindCandidates(const LayerStep& step, Part* part) const;
+  void PlaceCandidates(const LayerStep& step, Part* part) const;
+  void KeepHeaviest(const LayerStep& step, const Part& part);
+  void NoteGain(const LayerStep& step, const Part& part, std::span<const Weighed> kept);
+  void MergeChoice(const LayerStep& step, Part* part) const;
+  AttentionTask TaskOf(const LayerStep& step, Part* part) const;
+  AttentionBlock StoredAt(const Part& part, std::int64_t slot, const BlockPlacement& place) const;
   void Extend(RotationTable* rotation) const;
 
   RecallConfig config_;
   std::int64_t block_size_;
   std::vector<std::int64_t> first_lane_;  // [layers], of the layer's KV heads; -1: never recalls
   RecallStore store_;
-  std::vector<std::vector<Choice>> choices_;  // [lanes], in stream order
-  std::int64_t decode_steps_ = 0;             // since the last prompt; 0: in one
-  std::vector<Head> heads_;                   // of the layer at hand
-  std::vector<AttentionTask> tasks_;          // likewise
+  std::vector<Lane> lanes_;
+  bool in_prompt_ = true;
+  // Of the layer at hand. Parts beyond the count keep their memory for steps that have more.
+  std::vector<Part> parts_;
+  std::size_t part_count_ = 0;
+  std::vector<AttentionTask> tasks_;
+  std::vector<Weighed> weighed_;
   std::vector<float> sketch_;
   double seconds_ = 0.0;
 };

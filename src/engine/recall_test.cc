@@ -29,7 +29,7 @@ EngineConfig Config(std::int64_t recall_blocks) {
   EngineConfig config;
   config.cache = {.block_size = 8, .key_type = KvType::kF32, .value_type = KvType::kF32};
   config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
-  config.recall = {.blocks = recall_blocks, .every = 1, .queries = 4, .kv_type = KvType::kF32};
+  config.recall = {.blocks = recall_blocks, .queries = 4, .every = 1, .kv_type = KvType::kF32};
   config.chunk_size = 16;
   return config;
 }
@@ -129,6 +129,40 @@ TEST(Recall, ThePromptsChoiceHoldsForTheFirstTokensOfAnAnswer) {
   EXPECT_NE(second[0], second[1]);
 }
 
+// A prompt's queries may choose apart, and all of them at once still see the whole cache.
+TEST(Recall, ChunksOfAPromptEachChoose) {
+  EngineConfig config = Config(2);
+  config.recall.least_gain = 0.0;
+  std::vector<std::vector<double>> scores;
+  for (const std::int64_t chunk : {1, 5, 16, 1000}) {
+    config.recall.chunk = chunk;
+    scores.push_back(Scores(Make(config).get(), 300, 1));
+  }
+  EXPECT_NE(scores[0], scores[1]);
+  EXPECT_NE(scores[1], scores[2]);
+  EXPECT_EQ(scores[2], scores[3]);  // no step reads more than 16
+  EngineConfig all = Config(1000);
+  all.eviction->positions = PositionPolicy::kKeep;
+  all.recall.chunk = 5;
+  EngineConfig whole = Config(0);
+  whole.eviction.reset();
+  EXPECT_LT(LargestDifference(Scores(Make(all).get(), 300, 1), Scores(Make(whole).get(), 300, 1)),
+            1e-3);
+}
+
+// Policies that count queries get the mass of the same ones, however they are parted.
+TEST(Recall, PartsOfAPromptShareTheirMass) {
+  EngineConfig config = Config(1000);
+  config.eviction->positions = PositionPolicy::kKeep;
+  for (const std::string policy : {"h2o", "tova", "snapkv"}) {
+    config.eviction->policy = policy;
+    config.recall.chunk = 1000;
+    const std::vector<double> whole = Scores(Make(config).get(), 300, 1);
+    config.recall.chunk = 3;
+    EXPECT_LT(LargestDifference(Scores(Make(config).get(), 300, 1), whole), 1e-3) << policy;
+  }
+}
+
 TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
   EngineConfig config = Config(2);
   std::int64_t round = 0;
@@ -201,6 +235,12 @@ TEST(Recall, RefusesWhatCannotWork) {
   EngineConfig every = Config(2);
   every.recall.every = 0;
   ExpectRefused(every, "recall_every");
+  EngineConfig chunk = Config(2);
+  chunk.recall.chunk = 0;
+  ExpectRefused(chunk, "recall_chunk");
+  EngineConfig gain = Config(2);
+  gain.recall.least_gain = 1.5;
+  ExpectRefused(gain, "recall_gain");
   EngineConfig queries = Config(2);
   queries.recall.queries = 0;
   ExpectRefused(queries, "recall_queries");

@@ -33,7 +33,8 @@ class Evaluate(ModelTestCase):
         task = {"id": 1, "raw": True, "turns": [{"prompt": prose(6000), "score": prose(6050)[6000:]}]}
         rows = {}
         for name, flags in {"whole": ("--no-eviction",), "again": ("--max-cache-size", "2048"),
-                            "small": ("--max-cache-size", "256", "--prompt-eviction", "at_end")}.items():
+                            "small": ("--max-cache-size", "256", "--prompt-eviction", "at_end",
+                                      "--recall-blocks", "0")}.items():
             turn, summary = self.evaluate([task], *flags, "--logits", self.folder / name)
             rows[name] = self.rows(self.folder / name, summary["vocabulary_size"])
             self.assertEqual(len(rows[name]), len(turn["token_ids"]))

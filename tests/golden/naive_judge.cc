@@ -187,8 +187,8 @@ class NaiveCache final : public AttentionCallback {
         queries.push_back(std::move(query));
       }
       const ReferenceOutput result =
-          AttendHead(head_spec, rope_.layers[group.layer], HeadOf(kept, spec, head),
-                     HeadOf(group.evicted, spec, head), queries);
+          AttendInParts(head_spec, rope_.layers[group.layer], HeadOf(kept, spec, head),
+                        HeadOf(group.evicted, spec, head), queries);
       const auto width = static_cast<std::ptrdiff_t>(per_kv_head * spec.value_dim);
       for (std::int64_t t = 0; t < tokens; ++t) {
         const auto from = result.out.begin() + t * width;
@@ -233,11 +233,31 @@ class NaiveCache final : public AttentionCallback {
     }
   }
 
-  // The newest tokens are the queries' own.
+  // Each query stands where its own token does, which is among `tokens`.
   static void Place(const std::vector<ReferenceToken>& tokens,
                     std::vector<ReferenceQuery>* queries) {
-    for (std::size_t i = 0; i < queries->size(); ++i)
-      (*queries)[i].attention = tokens[tokens.size() - queries->size() + i].attention;
+    for (ReferenceQuery& query : *queries) {
+      query.attention =
+          std::find_if(tokens.begin(), tokens.end(), [&](const ReferenceToken& token) {
+            return token.logical == query.logical;
+          })->attention;
+    }
+  }
+
+  // Queries that share a choice, one chunk after the other.
+  ReferenceOutput AttendInParts(const AttentionLayerSpec& spec, const LayerRope& rope,
+                                const std::vector<ReferenceToken>& kept,
+                                const std::vector<ReferenceToken>& evicted,
+                                const std::vector<ReferenceQuery>& queries) const {
+    ReferenceOutput all;
+    for (std::ptrdiff_t first = 0; first < std::ssize(queries); first += config_.recall.chunk) {
+      const auto last = std::min<std::ptrdiff_t>(first + config_.recall.chunk, std::ssize(queries));
+      const ReferenceOutput part =
+          AttendHead(spec, rope, kept, evicted, {queries.begin() + first, queries.begin() + last});
+      all.out.insert(all.out.end(), part.out.begin(), part.out.end());
+      all.mass.insert(all.mass.end(), part.mass.begin(), part.mass.end());
+    }
+    return all;
   }
 
   // One KV head over what it keeps and what it recalls. The mass is that of what it keeps.
