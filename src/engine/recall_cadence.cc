@@ -6,6 +6,9 @@
 namespace carousel {
 namespace {
 
+// A choice in an answer serves fewer tokens than one in a prompt, so it has to gain more.
+constexpr double kAnswerGain = 3.0;
+
 // The next interval after one that gained `gain`.
 std::int64_t Next(std::int64_t interval, std::int64_t most, double gain, double least) {
   return gain < least ? std::min(most, 2 * interval) : 1;
@@ -31,7 +34,7 @@ void RecallCadence::NotePrompt(double gain) {
 }
 
 void RecallCadence::NoteAnswer(const RecallConfig& config, double gain) {
-  interval_ = Next(interval_, config.every, gain, config.least_gain);
+  interval_ = Next(interval_, config.every, gain, kAnswerGain * config.least_gain);
   wait_ = interval_;
 }
 
