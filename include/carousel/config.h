@@ -126,7 +126,7 @@ struct RecallConfig {
   std::int64_t every = 16;   // most tokens of an answer from one choice to the next
   // Gaining little: when a choice gives recalled blocks less than so much more of the head's
   // attention than the former choice would have, the next one comes after twice as many tokens. Of
-  // an answer's tokens three times as much is asked. In [0, 1]; 0: as often as a head may.
+  // an answer's tokens five times as much is asked. In [0, 1]; 0: as often as a head may.
   double least_gain = 0.01;
   std::string store_file;         // where evicted blocks are kept: a new file; empty: memory
   std::int64_t limit_bytes = 0;   // of the second tier; the oldest go first; 0: none

@@ -12,10 +12,10 @@
 namespace carousel {
 namespace {
 
-// So many times the wanted blocks are judged by their keys, and at least kFewestCandidates: the
-// sketches' best 32 of 110 to 130 blocks hold 98 to 100 % of the mass of the true best 8, and yet
-// miss, once in a hundred choices, the one block that a retrieval head looks for (docs/decisions:
-// recall, what recall finds).
+// Of more than a few stored blocks so many times the wanted ones are judged by their keys, and at
+// least kFewestCandidates or, in an answer, kFewestOfAnswers: sketches' best 32 of 110 to 130
+// blocks hold 98 to 100 % of the mass of the true best 8, and yet miss, once in a hundred choices,
+// the one block that a retrieval head looks for (docs/decisions: recall, what recall finds).
 constexpr std::int64_t kCandidatesPerBlock = 4;
 
 RecallStoreOptions StoreOptions(const EngineSettings& settings) {
@@ -183,11 +183,13 @@ AttentionInput Recall::Voters(const LayerStep& step, const Part& part) const {
 // their sketches.
 void Recall::FindCandidates(const LayerStep& step, Part* part) const {
   const auto stored = store_.in_order(part->lane);
-  const std::int64_t wanted = std::max(config_.blocks * kCandidatesPerBlock, kFewestCandidates);
-  if (std::ssize(stored) <= wanted) {
+  const std::int64_t by_blocks = config_.blocks * kCandidatesPerBlock;
+  if (std::ssize(stored) <= std::max(by_blocks, kFewStored)) {
     part->candidates.assign(stored.begin(), stored.end());
     return;
   }
+  const std::int64_t wanted =
+      std::max(by_blocks, in_prompt_ ? kFewestCandidates : kFewestOfAnswers);
   const AttentionInput input = Voters(step, *part);
   const auto slots = store_.slots(part->lane);
   part->mass.resize(slots.size());

@@ -29,8 +29,11 @@ namespace carousel {
 
 class Recall {
  public:
-  // So many blocks, where there are as many, are judged by their keys and not by sketches alone.
+  // So few stored blocks are all judged by their keys. Of more, sketches name some: so many for
+  // tokens of a prompt, and for a token of an answer.
+  static constexpr std::int64_t kFewStored = 128;
   static constexpr std::int64_t kFewestCandidates = 128;
+  static constexpr std::int64_t kFewestOfAnswers = 64;
 
   // `layers` outlive it. Throws as RecallStore.
   Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);

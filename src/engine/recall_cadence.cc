@@ -7,7 +7,7 @@ namespace carousel {
 namespace {
 
 // A choice in an answer serves fewer tokens than one in a prompt, so it has to gain more.
-constexpr double kAnswerGain = 3.0;
+constexpr double kAnswerGain = 5.0;
 
 // The next interval after one that gained `gain`.
 std::int64_t Next(std::int64_t interval, std::int64_t most, double gain, double least) {

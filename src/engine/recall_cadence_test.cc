@@ -23,8 +23,8 @@ std::vector<std::int64_t> Choices(const RecallConfig& config, double gain, std::
 
 TEST(RecallCadence, AHeadThatGainsLittleChoosesHalfAsOftenDownToEvery) {
   const RecallConfig config{.every = 8, .least_gain = 0.1};
-  EXPECT_EQ(Choices(config, 0.29, 40), (std::vector<std::int64_t>{2, 4, 8, 16, 24, 32, 40}));
-  EXPECT_EQ(Choices(config, 0.31, 6), (std::vector<std::int64_t>{2, 3, 4, 5, 6}));
+  EXPECT_EQ(Choices(config, 0.49, 40), (std::vector<std::int64_t>{2, 4, 8, 16, 24, 32, 40}));
+  EXPECT_EQ(Choices(config, 0.51, 6), (std::vector<std::int64_t>{2, 3, 4, 5, 6}));
 }
 
 TEST(RecallCadence, OneGainMakesItAttentiveAgain) {

@@ -200,7 +200,7 @@ TEST(Recall, RunsFarPastTheTrainedWindow) {
     config.recall.kv_type.reset();
     const auto engine = Make(config, {.trained_window = 160});
     for (const double value : Scores(engine.get(), 2600)) ASSERT_TRUE(std::isfinite(value));
-    EXPECT_GT(engine->metrics().recall_stored_tokens, Recall::kFewestCandidates * 16);
+    EXPECT_GT(engine->metrics().recall_stored_tokens, Recall::kFewStored * 16);
     EXPECT_EQ(engine->metrics().positions, PositionPolicy::kCompact);
   }
 }

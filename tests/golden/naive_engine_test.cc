@@ -136,7 +136,7 @@ Scenario RandomRecallScenario(std::mt19937_64* generator) {
   const bool begins_anew = (*generator)() % 2 == 0;
   s.model.trained_window = begins_anew && !RoundingDecides(*s.config.eviction) ? 300 : 1000;
   const std::int64_t stored = s.tokens / s.config.cache.block_size;
-  EXPECT_LE(stored, Recall::kFewestCandidates);
+  EXPECT_LE(stored, Recall::kFewStored);
   // Whether a head gains too little to choose as often is decided by rounding as well.
   s.config.recall = {.blocks = stored / 4 + 1,
                      .chunk = 1 + static_cast<std::int64_t>((*generator)() % 24),
