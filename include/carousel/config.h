@@ -122,8 +122,8 @@ struct RecallConfig {
   // a KV head gains little by choosing. A token of an answer chooses for itself, or for up to
   // `every` tokens.
   std::int64_t chunk = 16;
-  std::int64_t queries = 8;  // how many of those tokens choose for all of them: the last ones
-  std::int64_t every = 16;   // most tokens of an answer from one choice to the next
+  std::int64_t queries = 16;  // how many of those tokens choose for all of them: the last ones
+  std::int64_t every = 16;    // most tokens of an answer from one choice to the next
   // Gaining little: when a choice gives recalled blocks less than so much more of the head's
   // attention than the former choice would have, the next one comes after twice as many tokens. Of
   // an answer's tokens five times as much is asked. In [0, 1]; 0: as often as a head may.
