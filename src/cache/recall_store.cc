@@ -113,7 +113,9 @@ std::int64_t RecallStore::FreeSlot(Lane* lane) {
     lane->tiles.emplace_back(bytes);
     std::memset(lane->tiles.back().data(), 0, bytes);
   }
-  lane->free_slots.reserve(lane->slots.size() + 1);  // so that Remove allocates nothing
+  // So that what comes after the slot allocates nothing: neither Remove nor Add's last steps.
+  lane->free_slots.reserve(lane->slots.size() + 1);
+  lane->in_order.reserve(lane->slots.size() + 1);
   lane->slots.emplace_back();
   lane->free_slots.push_back(slot);
   return slot;
@@ -131,7 +133,6 @@ void RecallStore::Add(std::int64_t lane_index, Position written, Position logica
     Remove(lane_index, oldest);
   }
   const std::int64_t slot = FreeSlot(&lane);
-  lane.in_order.reserve(lane.slots.size());
   const std::optional<BlockId> record = lane.pool->Allocate();
   CAROUSEL_CHECK(record.has_value());  // the budget has no limit
   CopyHead(block, lane.spec.shape, lane.pool->data(*record));

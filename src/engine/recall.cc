@@ -170,7 +170,7 @@ std::int64_t FarShift(const Recall::LayerStep& step, std::int64_t group) {
 
 // What chooses for a part: its last queries.
 AttentionInput Recall::Voters(const LayerStep& step, const Part& part) const {
-  const std::int64_t voters = std::min(part.queries, config_.queries);
+  const std::int64_t voters = VotersOf(part);
   AttentionInput input = SomeQueries(step.tasks[static_cast<std::size_t>(part.group)].input,
                                      part.first_query + part.queries - voters, voters);
   input.counted_queries = voters;
@@ -303,8 +303,8 @@ void Recall::NoteGain(const LayerStep& step, const Part& part, std::span<const W
   }
   const AttentionLayerSpec& layer = *step.tasks.front().input.layer;
   // No former choice was better, but sums in another order may say so.
-  gain = std::max(0.0, gain) / static_cast<double>(std::min(part.queries, config_.queries) *
-                                                   (layer.query_heads / layer.kv_heads));
+  gain = std::max(0.0, gain) /
+         static_cast<double>(VotersOf(part) * (layer.query_heads / layer.kv_heads));
   if (!in_prompt_) return lane.cadence.NoteAnswer(config_, gain);
   // What the first choice of a step gains over one from before the last eviction says little.
   if (part.first_query > 0) lane.cadence.NotePrompt(gain);

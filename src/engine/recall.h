@@ -12,6 +12,7 @@
 // trained window. What is recalled is read where it lies and stands in stream order.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -104,6 +105,7 @@ class Recall {
   void AddParts(const LayerStep& step, std::int64_t lane, std::int64_t group, std::int64_t head);
   std::span<Part> parts() { return std::span(parts_).first(part_count_); }
   std::span<const Part> parts() const { return std::span(parts_).first(part_count_); }
+  std::int64_t VotersOf(const Part& part) const { return std::min(part.queries, config_.queries); }
   AttentionInput Voters(const LayerStep& step, const Part& part) const;
   void WeighCandidates(const LayerStep& step);
   void FindCandidates(const LayerStep& step, Part* part) const;
