@@ -159,6 +159,11 @@ void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
                            "often; 0: as often as it may",
                            recall.least_gain)},
               &recall.least_gain);
+  flags->Real({"--recall-promotion", "X",
+               WithDefault("A recalled block moves back into the cache for one that got X times "
+                           "less attention since the last eviction; 0: never",
+                           recall.promotion)},
+              &recall.promotion);
   flags->Text({"--recall-store", "ram|FILE",
                "Where evicted blocks are kept: in memory, or in a new file that has no name while "
                "it is used and is gone with the program (default ram)"},

@@ -43,10 +43,12 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
     out["recall_queries"] = config.recall.queries;
     out["recall_every"] = config.recall.every;
     out["recall_gain"] = config.recall.least_gain;
+    out["recall_promotion"] = config.recall.promotion;
     out["recall_stored_tokens"] = metrics.recall_stored_tokens;
     out["recall_dropped_tokens"] = metrics.recall_dropped_tokens;
     out["recall_bytes"] = metrics.recall_bytes;
     out["recalled_blocks"] = metrics.recalled_blocks;
+    out["promoted_blocks"] = metrics.promoted_blocks;
     out["recall_seconds"] = metrics.recall_seconds;
   }
   out["attention_seconds"] = metrics.attention_seconds;

@@ -128,6 +128,10 @@ struct RecallConfig {
   // attention than the former choice would have, the next one comes after twice as many tokens. Of
   // an answer's tokens five times as much is asked. In [0, 1]; 0: as often as a head may.
   double least_gain = 0.01;
+  // A recalled block moves back into the cache, when its layer (with grouping head: its KV head)
+  // evicts, for a block that it was given so many times the attention of since the last eviction,
+  // by the queries that the policy counts. 0: never.
+  double promotion = 2.0;
   std::string store_file;         // where evicted blocks are kept: a new file; empty: memory
   std::int64_t limit_bytes = 0;   // of the second tier; the oldest go first; 0: none
   std::int64_t limit_tokens = 0;  // likewise, of each KV head; 0: none, else at least block_size

@@ -106,6 +106,7 @@ struct EngineMetrics {
   std::int64_t recall_dropped_tokens = 0;
   std::int64_t recall_bytes = 0;       // of the second tier, sketches included
   std::int64_t recalled_blocks = 0;    // brought back now, over all layers and KV heads
+  std::int64_t promoted_blocks = 0;    // moved back into the cache, ever, over all groups
   double recall_seconds = 0.0;         // storing and choosing; part of attention_seconds but for
                                        // storing
   double attention_seconds = 0.0;      // inside our attention, since the engine was made

@@ -11,10 +11,16 @@
 namespace carousel {
 
 inline constexpr std::size_t kAlignment = 64;
+inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
 constexpr std::size_t RoundUpToAlignment(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
+
+// `bytes` uninitialised bytes aligned to kAlignment, for std::free; nullptr when there are none.
+// Much memory lies on huge pages where the system has them: blocks that are read here and there
+// otherwise wait for translations of their addresses as long as for themselves.
+void* AllocateAligned(std::size_t bytes);
 
 // Owns `count` uninitialised elements of a trivial type. Throws std::bad_alloc.
 template <typename T>
@@ -24,7 +30,7 @@ class AlignedBuffer {
   explicit AlignedBuffer(std::size_t count) : count_(count) {
     if (count == 0) return;
     if (count > static_cast<std::size_t>(-1) / sizeof(T) / 2) throw std::bad_alloc();
-    data_ = static_cast<T*>(std::aligned_alloc(kAlignment, RoundUpToAlignment(count * sizeof(T))));
+    data_ = static_cast<T*>(AllocateAligned(count * sizeof(T)));
     if (data_ == nullptr) throw std::bad_alloc();
   }
   ~AlignedBuffer() { std::free(data_); }

@@ -4,14 +4,15 @@
 #include <algorithm>
 #include <new>
 
+#include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "carousel/error.h"
 
 namespace carousel {
 namespace {
 
-// A slab of about this many bytes: large enough to be rare, small enough to waste little.
-constexpr std::size_t kSlabBytes = std::size_t{1} << 20;
+// A slab of at most about this many bytes: a huge page.
+constexpr std::size_t kSlabBytes = kHugePageBytes;
 
 }  // namespace
 

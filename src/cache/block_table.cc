@@ -118,6 +118,26 @@ void SequenceTables::Evict(std::int64_t group, std::span<const std::int64_t> ent
   table.entries_.resize(kept);
 }
 
+std::int64_t SequenceTables::Return(std::int64_t group, const RecalledBlock& block,
+                                    BlockPool& pool) {
+  auto& table = tables_[static_cast<std::size_t>(group)];
+  const auto place = std::lower_bound(
+      table.entries_.begin(), table.entries_.end(), block.logical,
+      [](const TableEntry& entry, Position logical) { return entry.logical < logical; });
+  CAROUSEL_CHECK(place != table.entries_.end());  // the newest block is never evicted
+  CAROUSEL_CHECK(place->logical != block.logical);
+  const std::optional<BlockId> memory = pool.Allocate();
+  CAROUSEL_CHECK(memory.has_value());
+  table.resident_tokens_ += block_size_;
+  table.evicted_tokens_ -= block_size_;
+  const std::int64_t entry = place - table.entries_.begin();
+  table.entries_.insert(place, {.block = *memory,
+                                .written = block.written,
+                                .logical = block.logical,
+                                .tokens = block_size_});
+  return entry;
+}
+
 void SequenceTables::BeginStep(std::int64_t tokens) {
   if (rules_.policy == PositionPolicy::kAuto && mode_ == PositionPolicy::kKeep &&
       logical_length_.value + tokens > rules_.trained_window) {

@@ -61,9 +61,10 @@ struct PositionRules {
 
 // One sequence: a table per cache group and the positions that they share.
 //
-// A step is Evict (any number), BeginStep, rotate keys if asked (ShiftOf, then KeysRotated),
-// Append. All groups see the same tokens, so logical positions and the fill of the last block are
-// the same in all; how many blocks are left, and therefore positions, are each group's own.
+// A step is Evict and Return (any number), BeginStep, rotate keys if asked (ShiftOf, then
+// KeysRotated), Append. All groups see the same tokens, so logical positions and the fill of the
+// last block are the same in all; how many blocks are left, and therefore positions, are each
+// group's own.
 class SequenceTables {
  public:
   SequenceTables(std::int64_t groups, std::int64_t block_size, const PositionRules& rules);
@@ -105,6 +106,9 @@ class SequenceTables {
   // Takes full blocks out of a group; `entries` are ascending indices. Their ids go back to the
   // pool.
   void Evict(std::int64_t group, std::span<const std::int64_t> entries, BlockPool& pool);
+  // Puts a full block that was evicted back where it stood in the stream, in memory of the pool,
+  // which has room for it. Returns its entry.
+  std::int64_t Return(std::int64_t group, const RecalledBlock& block, BlockPool& pool);
   // Before `tokens` are appended: leaves kKeep when kAuto must, re-bases b at a block boundary
   // before it would pass the trained window (key rotation: always, to the largest count kept).
   // Shifts are valid after this.

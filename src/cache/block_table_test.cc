@@ -67,14 +67,32 @@ RC_GTEST_PROP(SequenceTables, BehavesAsAListOfTokens, (std::vector<std::uint16_t
       groups, kBlock,
       {.policy = policy, .rotation = rotation, .trained_window = window, .max_step_tokens = 24});
   std::vector<std::vector<NaiveToken>> naive(static_cast<std::size_t>(groups));
+  std::vector<std::vector<NaiveToken>> evicted(naive.size());  // first tokens
   for (const std::uint16_t action : actions) {
     const std::int64_t group = action % groups;
     auto& kept = naive[static_cast<std::size_t>(group)];
+    auto& gone = evicted[static_cast<std::size_t>(group)];
     const auto full = static_cast<std::int64_t>(kept.size()) / kBlock;
     if (action % 4 == 0 && full > 0) {
       const std::int64_t victim = action / 4 % full;
       tables.Evict(group, {&victim, 1}, pools.of(group));
+      gone.push_back(kept[static_cast<std::size_t>(victim * kBlock)]);
       kept.erase(kept.begin() + victim * kBlock, kept.begin() + (victim + 1) * kBlock);
+      continue;
+    }
+    // Key rotation has moved what was evicted before; only the newest block is never evicted.
+    if (action % 4 == 1 && !gone.empty() && rotation != Rotation::kKeys && !kept.empty() &&
+        kept.back().logical > gone.back().logical) {
+      const std::int64_t entry = tables.Return(
+          group,
+          {.written = Position{gone.back().written}, .logical = Position{gone.back().logical}},
+          pools.of(group));
+      for (std::int64_t t = 0; t < kBlock; ++t) {
+        kept.insert(kept.begin() + entry * kBlock + t,
+                    {gone.back().logical + t, gone.back().written + t});
+      }
+      gone.pop_back();
+      CheckAgainstNaive(tables, naive);
       continue;
     }
     const std::int64_t tokens = tables.LimitStep(1 + action % 24);

@@ -18,14 +18,15 @@ std::size_t TileBytes(std::int64_t depth) {
   return KeyPlaneBytes(SketchTiles::kType, SketchTiles::kColumns, depth);
 }
 
-// From one type of codes to another, through floats where they differ.
-void CopyHead(const BlockHead& from, const BlockShape& shape, std::byte* to) {
+// A head of a block to head `to_head` of a block at `to`; from one type of codes to another through
+// floats.
+void CopyHead(const BlockHead& from, const BlockShape& shape, std::int64_t to_head, std::byte* to) {
   const BlockShape& old = *from.shape;
   const std::int64_t block_size = shape.block_size;
   const std::byte* keys = from.data + old.key_offset(from.head);
   const std::byte* values = from.data + old.value_offset(from.head);
-  std::byte* new_keys = to + shape.key_offset(0);
-  std::byte* new_values = to + shape.value_offset(0);
+  std::byte* new_keys = to + shape.key_offset(to_head);
+  std::byte* new_values = to + shape.value_offset(to_head);
   thread_local AlignedBuffer<float> floats;
   floats.Reserve(static_cast<std::size_t>(block_size * std::max(shape.key_dim, shape.value_dim)));
   if (old.key_type == shape.key_type) {
@@ -93,15 +94,29 @@ const std::byte* RecallStore::data(std::int64_t lane, std::int64_t slot) const {
 namespace {
 
 // Where in `in_order` a block of this logical position is or belongs.
-auto PlaceOf(std::vector<std::int64_t>* in_order, std::span<const StoredBlock> slots,
+auto PlaceOf(const std::vector<std::int64_t>& in_order, std::span<const StoredBlock> slots,
              Position logical) {
-  return std::lower_bound(in_order->begin(), in_order->end(), logical,
+  return std::lower_bound(in_order.begin(), in_order.end(), logical,
                           [&](std::int64_t slot, Position position) {
                             return slots[static_cast<std::size_t>(slot)].logical < position;
                           });
 }
 
 }  // namespace
+
+std::int64_t RecallStore::Find(std::int64_t lane, Position logical) const {
+  const auto slots = this->slots(lane);
+  const std::vector<std::int64_t>& order = at(lane).in_order;
+  const auto place = PlaceOf(order, slots, logical);
+  const bool found =
+      place != order.end() && slots[static_cast<std::size_t>(*place)].logical == logical;
+  return found ? *place : -1;
+}
+
+void RecallStore::Read(std::int64_t lane, std::int64_t slot, const BlockShape& shape,
+                       std::int64_t head, std::byte* to) const {
+  CopyHead({.data = data(lane, slot), .shape = &at(lane).spec.shape, .head = 0}, shape, head, to);
+}
 
 // A slot without a block, and a tile for its sketch.
 std::int64_t RecallStore::FreeSlot(Lane* lane) {
@@ -135,12 +150,12 @@ void RecallStore::Add(std::int64_t lane_index, Position written, Position logica
   const std::int64_t slot = FreeSlot(&lane);
   const std::optional<BlockId> record = lane.pool->Allocate();
   CAROUSEL_CHECK(record.has_value());  // the budget has no limit
-  CopyHead(block, lane.spec.shape, lane.pool->data(*record));
+  CopyHead(block, lane.spec.shape, 0, lane.pool->data(*record));
   CodecFor(SketchTiles::kType)
       .WriteKeys(lane.tiles[static_cast<std::size_t>(slot / SketchTiles::kColumns)].data(),
                  SketchTiles::kColumns, depth, slot % SketchTiles::kColumns, 1, sketch.data(),
                  depth);
-  lane.in_order.insert(PlaceOf(&lane.in_order, lane.slots, logical), slot);
+  lane.in_order.insert(PlaceOf(lane.in_order, lane.slots, logical), slot);
   lane.free_slots.pop_back();
   lane.slots[static_cast<std::size_t>(slot)] = {
       .record = *record, .written = written, .logical = logical};
@@ -150,7 +165,7 @@ void RecallStore::Remove(std::int64_t lane_index, std::int64_t slot) {
   Lane& lane = lanes_[static_cast<std::size_t>(lane_index)];
   StoredBlock& block = lane.slots[static_cast<std::size_t>(slot)];
   CAROUSEL_CHECK(block.present());
-  lane.in_order.erase(PlaceOf(&lane.in_order, lane.slots, block.logical));
+  lane.in_order.erase(PlaceOf(lane.in_order, lane.slots, block.logical));
   lane.pool->Free(block.record);
   block = {};
   lane.free_slots.push_back(slot);

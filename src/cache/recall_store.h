@@ -35,10 +35,9 @@ struct RecallStoreOptions {
 
 // A slot of a lane. Slots keep their number as long as their block stays.
 struct StoredBlock {
-  BlockId record;     // negative: the slot is free
-  Position written;   // a, of the first token; never changes
-  Position logical;   // of the first token
-  double mass = 0.0;  // attention mass that it has received since it was stored
+  BlockId record;    // negative: the slot is free
+  Position written;  // a, of the first token; never changes
+  Position logical;  // of the first token
   bool present() const { return record.value >= 0; }
 };
 
@@ -85,9 +84,11 @@ class RecallStore {
   }
   const BlockShape& shape(std::int64_t lane) const { return at(lane).spec.shape; }
   const std::byte* data(std::int64_t lane, std::int64_t slot) const;
-  void AddMass(std::int64_t lane, std::int64_t slot, double mass) {
-    lanes_[static_cast<std::size_t>(lane)].slots[static_cast<std::size_t>(slot)].mass += mass;
-  }
+  // The slot that holds the block of this logical position; -1: none does.
+  std::int64_t Find(std::int64_t lane, Position logical) const;
+  // Writes a slot's keys and values as `head` of a block of the given shape, at `to`.
+  void Read(std::int64_t lane, std::int64_t slot, const BlockShape& shape, std::int64_t head,
+            std::byte* to) const;
 
   std::int64_t blocks(std::int64_t lane) const { return std::ssize(at(lane).in_order); }
   std::int64_t stored_tokens() const;   // now, in the lane that holds most

@@ -104,6 +104,14 @@ std::string NewFile() {
       .string();
 }
 
+// What the store reads back as a head of a block of another shape, [keys, values].
+std::vector<float> ReadBack(const RecallStore& store, std::int64_t lane, std::int64_t slot,
+                            const BlockShape& shape, std::int64_t head) {
+  AlignedBuffer<std::byte> block(shape.bytes());
+  store.Read(lane, slot, shape, head, block.data());
+  return Floats(block.data(), shape, head);
+}
+
 void ExpectSame(const RecallStore& store, std::int64_t lane,
                 const std::map<std::int64_t, NaiveBlock>& naive) {
   std::map<std::int64_t, bool> seen;
@@ -117,7 +125,11 @@ void ExpectSame(const RecallStore& store, std::int64_t lane,
     EXPECT_EQ(slots[i].written, expected->second.written);
     EXPECT_EQ(Floats(store.data(lane, slot), store.shape(lane), 0), expected->second.floats);
     EXPECT_EQ(SketchOf(store, lane, slot), expected->second.sketch);
+    EXPECT_EQ(store.Find(lane, slots[i].logical), slot);
+    EXPECT_EQ(ReadBack(store, lane, slot, Shape(2, 8, KvType::kF32), 1), expected->second.floats);
   }
+  EXPECT_EQ(store.Find(lane, Position{-1}), -1);
+  EXPECT_EQ(store.Find(lane, Position{1 << 20}), -1);
   EXPECT_EQ(seen.size(), naive.size());
   EXPECT_EQ(store.blocks(lane), static_cast<std::int64_t>(naive.size()));
 }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "eviction/policy.h"
 
 namespace carousel {
 
@@ -24,6 +25,11 @@ void AttentionRecord::Erase(std::span<const std::int64_t> entries) {
     const auto first = token_mass_.begin() + *entry * block_size_;
     token_mass_.erase(first, first + block_size_);
   }
+}
+
+void AttentionRecord::Insert(std::int64_t entry) {
+  InsertEntry(entry, 1, &queries_);
+  InsertEntry(entry, block_size_, &token_mass_);
 }
 
 void AttentionRecord::Clear() {

@@ -21,6 +21,8 @@ class AttentionRecord {
   void Record(std::span<const float> token_mass, std::int64_t counted_queries);
   // Entries that left the table, ascending.
   void Erase(std::span<const std::int64_t> entries);
+  // An entry that came back to the table starts here.
+  void Insert(std::int64_t entry);
   void Clear();
   // Of all entries of the table, in its order.
   std::vector<BlockAttention> Of(std::span<const TableEntry> entries) const;

@@ -83,6 +83,9 @@ void ValidateRecall(const EngineConfig& config) {
   CheckRange("recall_limit_tokens", recall.limit_tokens, 0, kLargestSize);
   if (!(recall.least_gain >= 0.0 && recall.least_gain <= 1.0))
     Refuse("recall_gain", fmt::format("{} is outside 0 to 1; use 0.01", recall.least_gain));
+  if (!(recall.promotion >= 0.0 && recall.promotion <= 1e6))
+    Refuse("recall_promotion",
+           fmt::format("{} is outside 0 to 1000000; use 2, or 0 for never", recall.promotion));
   if (recall.blocks == 0) return;
   if (!config.eviction) {
     Refuse("recall_blocks", fmt::format("{} blocks cannot be brought back where nothing is evicted;"

@@ -88,8 +88,7 @@ std::vector<std::vector<std::int64_t>> EvictionPlanner::Choose(
   std::vector<Sight> sights(victims.size());
   for (std::size_t i = 0; i < victims.size(); ++i) {
     const std::int64_t group = first_group + static_cast<std::int64_t>(i);
-    sights[i].candidates =
-        FindCandidates(tables.table(group).entries(), block_size_, areas_, pinned_);
+    sights[i].candidates = Candidates(tables, group);
     sights[i].reader = reader(group);
     sights[i].Look(tables, group);
   }

@@ -43,6 +43,14 @@ class EvictionPlanner {
     if (evicts()) policies_[static_cast<std::size_t>(group)]->Erase(entries);
   }
 
+  void Insert(std::int64_t group, std::int64_t entry) {
+    policies_[static_cast<std::size_t>(group)]->Insert(entry);
+  }
+  // Entries of a group that may go, ascending.
+  std::vector<std::int64_t> Candidates(const SequenceTables& tables, std::int64_t group) const {
+    return FindCandidates(tables.table(group).entries(), block_size_, areas_, pinned_);
+  }
+
   // Never evicts the blocks that hold tokens [begin, end) of the stream. Throws carousel::Error
   // when that would leave a group without a block to evict; nothing is pinned then.
   void Pin(std::span<const TokenSpan> spans);

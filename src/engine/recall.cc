@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <numeric>
 
 #include "attention/recall_sketch.h"
 #include "base/clock.h"
@@ -49,7 +50,8 @@ Recall::Recall(const EngineSettings& settings, const std::vector<AttentionLayerS
     : config_(settings.config.recall),
       block_size_(settings.config.cache.block_size),
       store_(StoreOptions(settings)),
-      lanes_(settings.recall_lanes.size()) {
+      lanes_(settings.recall_lanes.size()),
+      given_(settings.groups.size()) {
   std::int64_t lane = 0;
   for (const AttentionLayerSpec& layer : layers) {
     const bool recalls = Recalls(layer);
@@ -65,12 +67,82 @@ void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::
   const auto begin = Clock::now();
   if (rotation != nullptr) rotation->Extend(entry.written.value / block_size_);
   sketch_.resize(static_cast<std::size_t>(SketchDepth(shape.key_dim)));
-  for (std::int64_t head = 0; head < group.kv_heads; ++head) {
-    const BlockHead block{.data = data, .shape = &shape, .head = head};
-    SketchBlock(block, rotation, entry.written, sketch_);
-    store_.Add(first + group.first_kv_head + head, entry.written, entry.logical, block, sketch_);
+  try {
+    for (std::int64_t head = 0; head < group.kv_heads; ++head) {
+      const BlockHead block{.data = data, .shape = &shape, .head = head};
+      SketchBlock(block, rotation, entry.written, sketch_);
+      store_.Add(first + group.first_kv_head + head, entry.written, entry.logical, block, sketch_);
+    }
+  } catch (...) {
+    Remove(group, entry.logical);
+    throw;
   }
   seconds_ += SecondsSince(begin);
+}
+
+// What the group's recalled blocks were given that are still stored, all its KV heads together.
+std::vector<GivenMass> Recall::GivenToRecalled(const CacheGroup& group) const {
+  const std::int64_t first = FirstLane(group);
+  std::vector<GivenMass> given;
+  for (std::int64_t lane = first; lane < first + group.kv_heads; ++lane) {
+    for (const GivenMass& block : lanes_[static_cast<std::size_t>(lane)].given)
+      AddMass(block.logical, block.mass, &given);
+  }
+  std::erase_if(given, [&](const GivenMass& block) {
+    for (std::int64_t lane = first; lane < first + group.kv_heads; ++lane) {
+      if (store_.Find(lane, block.logical) < 0) return true;  // dropped because of the limit
+    }
+    return false;
+  });
+  return given;
+}
+
+std::vector<Recall::Promotion> Recall::Promote(std::int64_t group_index, const CacheGroup& group,
+                                               std::span<const TableEntry> entries,
+                                               std::span<const std::int64_t> candidates) {
+  std::vector<Promotion> promotions;
+  if (first_lane_[static_cast<std::size_t>(group.layer)] < 0) return promotions;
+  const auto begin = Clock::now();
+  std::vector<double>& given = given_[static_cast<std::size_t>(group_index)];
+  std::vector<GivenMass> resident;
+  if (config_.promotion > 0.0 && !given.empty()) {
+    for (const std::int64_t entry : candidates) {
+      resident.push_back({.logical = entries[static_cast<std::size_t>(entry)].logical,
+                          .mass = given[static_cast<std::size_t>(entry)]});
+    }
+  }
+  const std::int64_t first = FirstLane(group);
+  const std::vector<GivenMass> recalled =
+      resident.empty() ? std::vector<GivenMass>() : GivenToRecalled(group);
+  for (const Exchange& exchange : EarnedPlaces(resident, recalled, config_.promotion)) {
+    const Position logical = recalled[exchange.recalled].logical;
+    const auto slot = static_cast<std::size_t>(store_.Find(first, logical));
+    promotions.push_back(
+        {.leaves = candidates[exchange.resident],
+         .returns = {.written = store_.slots(first)[slot].written, .logical = logical}});
+  }
+  given.clear();
+  for (std::int64_t lane = first; lane < first + group.kv_heads; ++lane)
+    lanes_[static_cast<std::size_t>(lane)].given.clear();
+  promoted_blocks_ += std::ssize(promotions);
+  seconds_ += SecondsSince(begin);
+  return promotions;
+}
+
+void Recall::Read(const CacheGroup& group, Position logical, const BlockShape& shape,
+                  std::byte* to) const {
+  for (std::int64_t head = 0; head < group.kv_heads; ++head) {
+    const std::int64_t lane = FirstLane(group) + head;
+    store_.Read(lane, store_.Find(lane, logical), shape, head, to);
+  }
+}
+
+void Recall::Remove(const CacheGroup& group, Position logical) {
+  const std::int64_t first = FirstLane(group);
+  for (std::int64_t lane = first; lane < first + group.kv_heads; ++lane) {
+    const std::int64_t slot = store_.Find(lane, logical);
+    if (slot >= 0) store_.Remove(lane, slot);
+  }
 }
 
 void Recall::BeginStep(bool is_prompt) { in_prompt_ = is_prompt; }
@@ -78,6 +150,7 @@ void Recall::BeginStep(bool is_prompt) { in_prompt_ = is_prompt; }
 void Recall::Clear() {
   store_.Clear();
   std::fill(lanes_.begin(), lanes_.end(), Lane());
+  for (std::vector<double>& given : given_) given.clear();
 }
 
 // The parts of a KV head's queries: in an answer all are one, of a prompt one comes after another.
@@ -103,9 +176,8 @@ void Recall::ListParts(const LayerStep& step) {
   part_count_ = 0;
   for (std::size_t group = 0; group < step.groups.size(); ++group) {
     const CacheGroup& of = step.groups[group];
-    const std::int64_t first = first_lane_[static_cast<std::size_t>(of.layer)] + of.first_kv_head;
     for (std::int64_t head = 0; head < of.kv_heads; ++head)
-      AddParts(step, first + head, static_cast<std::int64_t>(group), head);
+      AddParts(step, FirstLane(of) + head, static_cast<std::int64_t>(group), head);
   }
 }
 
@@ -383,16 +455,32 @@ void Recall::ShareMass(const LayerStep& step) {
     if (part.mass.empty()) continue;
     const std::span<float> to = step.tasks[static_cast<std::size_t>(part.group)].output.token_mass;
     for (std::size_t i = 0; i < part.placements.size(); ++i) {
+      const BlockPlacement& place = part.placements[i];
+      if (place.recalled) continue;
       const float* from = part.mass.data() + i * static_cast<std::size_t>(block_size_);
+      float* slots = to.data() + place.index * block_size_;
+      for (std::int64_t t = 0; t < block_size_; ++t) slots[t] += from[t];
+    }
+  }
+  if (step.weighs && config_.promotion > 0.0) NoteGiven(step);
+}
+
+void Recall::NoteGiven(const LayerStep& step) {
+  for (const Part& part : parts()) {
+    if (part.mass.empty()) continue;
+    std::vector<double>& resident = given_[static_cast<std::size_t>(step.first_group + part.group)];
+    resident.resize(
+        step.tasks[static_cast<std::size_t>(part.group)].input.blocks.size());  // some are new
+    for (std::size_t i = 0; i < part.placements.size(); ++i) {
+      const auto from = part.mass.begin() + static_cast<std::ptrdiff_t>(i) * block_size_;
+      const double mass = std::accumulate(from, from + block_size_, 0.0);
       const BlockPlacement& place = part.placements[i];
       if (!place.recalled) {
-        float* slots = to.data() + place.index * block_size_;
-        for (std::int64_t t = 0; t < block_size_; ++t) slots[t] += from[t];
+        resident[static_cast<std::size_t>(place.index)] += mass;
         continue;
       }
-      double mass = 0.0;
-      for (std::int64_t t = 0; t < block_size_; ++t) mass += static_cast<double>(from[t]);
-      store_.AddMass(part.lane, part.slots[static_cast<std::size_t>(place.index)], mass);
+      AddMass(part.recalled[static_cast<std::size_t>(place.index)].logical, mass,
+              &lanes_[static_cast<std::size_t>(part.lane)].given);
     }
   }
 }

@@ -22,6 +22,7 @@
 #include "cache/cache_group.h"
 #include "cache/recall_store.h"
 #include "carousel/model.h"
+#include "engine/promotion.h"
 #include "engine/recall_cadence.h"
 #include "engine/settings.h"
 #include "rope/rotation_table.h"
@@ -40,9 +41,24 @@ class Recall {
   Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
 
   // Takes a copy of a full block that the group's table is about to lose. Throws as
-  // RecallStore::Add.
+  // RecallStore::Add; nothing of the block is stored then.
   void Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,
              const BlockShape& shape, RotationTable* rotation);
+  // A recalled block that has earned a resident block's place.
+  struct Promotion {
+    std::int64_t leaves = 0;  // entry of the group's table
+    RecalledBlock returns;
+  };
+  // When a group evicts: who of `candidates`, entries that may go and do not, goes as well, and for
+  // which block. Attention is weighed from here anew. `group_index` is the group's number.
+  std::vector<Promotion> Promote(std::int64_t group_index, const CacheGroup& group,
+                                 std::span<const TableEntry> entries,
+                                 std::span<const std::int64_t> candidates);
+  // Writes a stored block as one of the group's shape, at `to`.
+  void Read(const CacheGroup& group, Position logical, const BlockShape& shape,
+            std::byte* to) const;
+  // Takes a block out of the second tier, if it is there.
+  void Remove(const CacheGroup& group, Position logical);
   // Before a step's layers.
   void BeginStep(bool is_prompt);
   void Clear();
@@ -55,17 +71,19 @@ class Recall {
     std::span<const AttentionTask> tasks;  // [groups]: what would run without recall
     RotationTable* rotation = nullptr;     // null: nothing rotates
     PagedAttention* attention = nullptr;
+    bool weighs = false;  // the policies count queries: what they attend to can earn a place
   };
   // The layer's tasks with what is recalled, one for each KV head and queries that share a choice;
   // valid until the next call. Empty where nothing is recalled: then the step's own tasks are to
   // run.
   std::span<const AttentionTask> Widen(const LayerStep& step);
   // After the widened tasks have run: adds up the mass of resident blocks in the step's own tasks,
-  // and credits recalled blocks with theirs.
+  // and notes what resident and recalled blocks have earned.
   void ShareMass(const LayerStep& step);
 
   const RecallStore& store() const { return store_; }
-  std::int64_t recalled_blocks() const;        // now, over all layers and KV heads
+  std::int64_t recalled_blocks() const;  // now, over all layers and KV heads
+  std::int64_t promoted_blocks() const { return promoted_blocks_; }  // ever, over all groups
   double seconds() const { return seconds_; }  // spent on storing and choosing
 
  private:
@@ -78,6 +96,8 @@ class Recall {
   struct Lane {
     RecallCadence cadence;
     std::vector<Choice> choice;  // in stream order
+    // Since the group last evicted: what recalled blocks were given.
+    std::vector<GivenMass> given;
   };
   // Queries of one KV head of the layer at hand that share a choice.
   struct Part {
@@ -100,6 +120,11 @@ class Recall {
     float mass;
     Choice choice;
   };
+  std::int64_t FirstLane(const CacheGroup& group) const {
+    return first_lane_[static_cast<std::size_t>(group.layer)] + group.first_kv_head;
+  }
+  void NoteGiven(const LayerStep& step);
+  std::vector<GivenMass> GivenToRecalled(const CacheGroup& group) const;
   bool HasStored(const LayerStep& step) const;
   void ListParts(const LayerStep& step);
   void AddParts(const LayerStep& step, std::int64_t lane, std::int64_t group, std::int64_t head);
@@ -122,6 +147,9 @@ class Recall {
   std::vector<std::int64_t> first_lane_;  // [layers], of the layer's KV heads; -1: never recalls
   RecallStore store_;
   std::vector<Lane> lanes_;
+  // [groups, entries]: what resident blocks were given since the group last evicted.
+  std::vector<std::vector<double>> given_;
+  std::int64_t promoted_blocks_ = 0;
   bool in_prompt_ = true;
   // Of the layer at hand. Parts beyond the count keep their memory for steps that have more.
   std::vector<Part> parts_;

@@ -172,6 +172,7 @@ TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
     round = RecallStore({.lanes = Settle(model, one).recall_lanes}).bytes_per_round();
   }
   config.recall.limit_bytes = 5 * round;
+  config.recall.promotion = 0.0;  // who comes back leaves a place behind
   const auto engine = Make(config);
   Scores(engine.get(), 300);
   const EngineMetrics metrics = engine->metrics();
@@ -181,6 +182,44 @@ TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
   engine->Reset();
   EXPECT_EQ(engine->metrics().recall_stored_tokens, 0);
   EXPECT_EQ(engine->metrics().recalled_blocks, 0);
+}
+
+// Blocks that come back leave the second tier: each token is resident, stored or dropped.
+TEST(Recall, WhoEarnsAPlaceMovesBackIntoTheCache) {
+  for (const Grouping grouping : {Grouping::kLayer, Grouping::kHead}) {
+    for (const KvType type : {KvType::kF32, KvType::kInt4}) {
+      EngineConfig config = Config(3);
+      config.cache = {.block_size = 16, .key_type = type, .value_type = type};
+      config.eviction = EvictionConfig{.start_size = 16,
+                                       .recent_size = 16,
+                                       .max_cache_size = 64,
+                                       .policy = "h2o",
+                                       .grouping = grouping};
+      config.recall.kv_type.reset();
+      config.recall.promotion = 1.0;
+      const auto engine = Make(config);
+      const std::vector<double> promoted = Scores(engine.get(), 600);
+      const EngineMetrics metrics = engine->metrics();
+      EXPECT_GT(metrics.promoted_blocks, 10);
+      EXPECT_EQ(metrics.evicted_tokens, metrics.recall_stored_tokens);
+      EXPECT_EQ(metrics.evicted_tokens + metrics.resident_tokens, metrics.logical_tokens);
+      config.recall.promotion = 0.0;
+      const auto never = Make(config);
+      EXPECT_NE(Scores(never.get(), 600), promoted);
+      EXPECT_EQ(never->metrics().promoted_blocks, 0);
+    }
+  }
+}
+
+// Gathering attention for somebody who looks changes nothing, least of all who comes back.
+TEST(Recall, NobodyEarnsAPlaceWithQueriesThatThePolicyDoesNotCount) {
+  EngineConfig config = Config(3);
+  config.eviction->policy = "window";
+  config.recall.promotion = 1.0;
+  const auto engine = Make(config);
+  engine->GatherAttention(true);
+  Scores(engine.get(), 300);
+  EXPECT_EQ(engine->metrics().promoted_blocks, 0);
 }
 
 TEST(Recall, IsTheSameAfterAReset) {
@@ -241,6 +280,9 @@ TEST(Recall, RefusesWhatCannotWork) {
   EngineConfig gain = Config(2);
   gain.recall.least_gain = 1.5;
   ExpectRefused(gain, "recall_gain");
+  EngineConfig promotion = Config(2);
+  promotion.recall.promotion = -1.0;
+  ExpectRefused(promotion, "recall_promotion");
   EngineConfig queries = Config(2);
   queries.recall.queries = 0;
   ExpectRefused(queries, "recall_queries");

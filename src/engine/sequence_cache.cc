@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 #include <span>
 
@@ -102,14 +103,58 @@ void SequenceCache::Release(std::int64_t group, std::span<const std::int64_t> en
 }
 
 void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> entries) {
-  if (recall_) {
-    for (const std::int64_t index : entries) {
-      const TableEntry& entry = tables_.table(group).entries()[static_cast<std::size_t>(index)];
+  std::size_t stored = 0;
+  try {
+    for (; recall_ && stored < entries.size(); ++stored) {
+      const auto index = static_cast<std::size_t>(entries[stored]);
+      const TableEntry& entry = tables_.table(group).entries()[index];
       const BlockPlace place = Place(group, entry);
       recall_->Store(group_of(group), entry, place.data, *place.shape, RotationOf(group));
     }
+  } catch (...) {
+    Release(group, entries.first(stored));  // no block is in both tiers
+    throw;
   }
   Release(group, entries);
+}
+
+// Removes entries and, for recalled blocks that have earned a place, some more.
+void SequenceCache::Exchange(std::int64_t group, std::vector<std::int64_t> entries) {
+  if (entries.empty()) return;
+  if (!recall_) return Remove(group, entries);
+  std::vector<std::int64_t> others = eviction_.Candidates(tables_, group);
+  std::erase_if(others, [&](std::int64_t entry) {
+    return std::binary_search(entries.begin(), entries.end(), entry);
+  });
+  const std::vector<Recall::Promotion> promotions =
+      recall_->Promote(group, group_of(group), tables_.table(group).entries(), others);
+  // Read before who goes is stored, which may push them out; removed once they can be nowhere else.
+  const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
+  returning_.resize(promotions.size() * shape.bytes());
+  std::byte* returning = returning_.data();
+  for (const Recall::Promotion& promotion : promotions) {
+    recall_->Read(group_of(group), promotion.returns.logical, shape, returning);
+    returning += shape.bytes();
+    entries.push_back(promotion.leaves);
+  }
+  std::sort(entries.begin(), entries.end());
+  Remove(group, entries);
+  returning = returning_.data();
+  for (const Recall::Promotion& promotion : promotions) {
+    recall_->Remove(group_of(group), promotion.returns.logical);
+    Return(group, promotion.returns, returning);
+    returning += shape.bytes();
+  }
+}
+
+// Puts a block of the group's shape back into the cache.
+void SequenceCache::Return(std::int64_t group, const RecalledBlock& block, const std::byte* data) {
+  const std::int64_t entry = tables_.Return(group, block, pools_.of(group));
+  const TableEntry& returned = tables_.table(group).entries()[static_cast<std::size_t>(entry)];
+  std::memcpy(pools_.of(group).data(returned.block), data,
+              settings_.shapes[static_cast<std::size_t>(group)].bytes());
+  eviction_.Insert(group, entry);
+  if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
 }
 
 // Leaves room for `room_tokens` under the limits.
@@ -123,7 +168,7 @@ void SequenceCache::EvictLayers(std::int64_t room_tokens) {
   });
   std::int64_t group = 0;
   for (const auto& layer : victims) {
-    for (const auto& entries : layer) Remove(group++, entries);
+    for (const auto& entries : layer) Exchange(group++, entries);
   }
 }
 
@@ -365,7 +410,8 @@ void SequenceCache::RunTasks(std::int64_t first_group, std::int64_t groups) {
                                                       static_cast<std::size_t>(groups)),
                                .tasks = tasks_,
                                .rotation = RotationOf(first_group),
-                               .attention = &attention_};
+                               .attention = &attention_,
+                               .weighs = plan_.policy_queries > 0};
   const std::span<const AttentionTask> widened = recall_->Widen(step);
   if (widened.empty()) return attention_.Run(tasks_);
   attention_.Run(widened);

@@ -94,6 +94,8 @@ class SequenceCache {
   // Gives blocks back; Remove does it after they were stored for recall.
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Remove(std::int64_t group, std::span<const std::int64_t> entries);
+  void Exchange(std::int64_t group, std::vector<std::int64_t> entries);
+  void Return(std::int64_t group, const RecalledBlock& block, const std::byte* data);
   std::int64_t RotateKeys();
   void PlanGroup(std::int64_t group);
   void ExtendRotation();
@@ -128,6 +130,7 @@ class SequenceCache {
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
   std::vector<std::int64_t> first_group_;        // [layers + 1], in settings' groups
   std::optional<Recall> recall_;
+  std::vector<std::byte> returning_;  // blocks on their way back from the second tier
   PagedAttention attention_;
   double rewritten_squares_ = 0.0;        // of all keys that key rotation rewrote
   double rewritten_error_squares_ = 0.0;  // of what rounding them again did

@@ -36,6 +36,10 @@ class AdaptiveRkv final : public Policy {
   void Erase(std::span<const std::int64_t> entries) override {
     for (std::vector<float>& step : steps_) EraseEntries(entries, shape_.block_size, &step);
   }
+  // In the steps before, it counts as an entry that got nothing.
+  void Insert(std::int64_t entry) override {
+    for (std::vector<float>& step : steps_) InsertEntry(entry, shape_.block_size, &step);
+  }
   void Clear() override { steps_.clear(); }
 
  private:

@@ -40,6 +40,7 @@ class ExpectedAttention final : public Policy {
   void Score(const GroupView& view, std::span<double> scores) override;
   void ScoreTokens(const GroupView& view, std::span<double> scores) override;
   void Erase(std::span<const std::int64_t> /*entries*/) override {}
+  void Insert(std::int64_t /*entry*/) override {}
   void Clear() override {
     for (QueryStatistics& head : heads_) head.Clear();
   }

@@ -66,6 +66,11 @@ void ImportanceTracker::Erase(std::span<const std::int64_t> entries) {
   EraseEntries(entries, block_size_, &token_mass_);
 }
 
+void ImportanceTracker::Insert(std::int64_t entry) {
+  InsertEntry(entry, 1, &blocks_);
+  InsertEntry(entry, block_size_, &token_mass_);
+}
+
 void ImportanceTracker::Clear() {
   blocks_.clear();
   token_mass_.clear();

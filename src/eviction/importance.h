@@ -47,6 +47,8 @@ class ImportanceTracker {
               std::int64_t counted_queries);
   // Forgets the entries that were evicted; ascending indices.
   void Erase(std::span<const std::int64_t> entries);
+  // A block that came back starts here.
+  void Insert(std::int64_t entry);
   void Clear();
 
   // The eviction score: mass, or mass per counted query (norm_sum). A block that nobody has voted

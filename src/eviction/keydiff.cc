@@ -32,6 +32,7 @@ class KeyDiff final : public Policy {
   }
 
   void Erase(std::span<const std::int64_t> /*entries*/) override {}
+  void Insert(std::int64_t /*entry*/) override {}
   void Clear() override {}
 
  private:

@@ -43,6 +43,7 @@ class KeyNorm final : public Policy {
   }
 
   void Erase(std::span<const std::int64_t> /*entries*/) override {}
+  void Insert(std::int64_t /*entry*/) override {}
   void Clear() override {}
 
  private:

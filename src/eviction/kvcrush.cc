@@ -33,6 +33,7 @@ class KvCrush final : public Policy {
   }
   std::vector<std::int64_t> Choose(const GroupView& view, std::int64_t count) override;
   void Erase(std::span<const std::int64_t> entries) override { scores_->Erase(entries); }
+  void Insert(std::int64_t entry) override { scores_->Insert(entry); }
   void Clear() override {
     scores_->Clear();
     random_.seed(seed_);

@@ -18,6 +18,7 @@ class MassPolicy : public Policy {
   void Score(const GroupView& view, std::span<double> scores) override;
   void ScoreTokens(const GroupView& view, std::span<double> scores) override;
   void Erase(std::span<const std::int64_t> entries) override { tracker_.Erase(entries); }
+  void Insert(std::int64_t entry) override { tracker_.Insert(entry); }
   void Clear() override { tracker_.Clear(); }
 
  protected:

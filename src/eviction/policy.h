@@ -76,7 +76,7 @@ struct GroupView {
 // One object per cache group; entry i of its calls is entry i of the group's table. The engine
 // calls
 //   CountedQueries, then Observe           once per step,
-//   Score or Choose, then Erase            between steps, when something must go,
+//   Score or Choose, Erase, then Insert    between steps, when something must go,
 //   Clear                                  when the sequence is forgotten,
 // from one thread at a time; other groups' objects may run beside it. The same calls with the same
 // seed give the same answers: a policy has no clock and no global state.
@@ -105,6 +105,9 @@ class Policy {
   // Entries that left the table, ascending; what is known of them is forgotten, and later entries
   // move up.
   virtual void Erase(std::span<const std::int64_t> entries) = 0;
+  // A block that recall has brought back for good: it is entry `entry` now, and later entries move
+  // down. Nothing is known of it before the next Observe.
+  virtual void Insert(std::int64_t entry) = 0;
   virtual void Clear() = 0;
 };
 
@@ -127,6 +130,13 @@ void EraseEntries(std::span<const std::int64_t> entries, std::int64_t width, std
     ++kept;
   }
   list->resize(kept * step);
+}
+
+// Makes room for an entry in such a list, if it reaches so far; its items are T().
+template <typename T>
+void InsertEntry(std::int64_t entry, std::int64_t width, std::vector<T>* list) {
+  if (entry * width > std::ssize(*list)) return;
+  list->insert(list->begin() + entry * width, static_cast<std::size_t>(width), T());
 }
 
 }  // namespace carousel

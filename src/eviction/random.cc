@@ -30,6 +30,7 @@ class Random final : public Policy {
     }
   }
   void Erase(std::span<const std::int64_t> /*entries*/) override {}
+  void Insert(std::int64_t /*entry*/) override {}
   void Clear() override {}
 
  private:

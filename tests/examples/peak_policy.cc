@@ -27,6 +27,7 @@ class Peak final : public Policy {
   }
 
   void Erase(std::span<const std::int64_t> entries) override { EraseEntries(entries, 1, &peaks_); }
+  void Insert(std::int64_t entry) override { InsertEntry(entry, 1, &peaks_); }
   void Clear() override { peaks_.clear(); }
 
  private:

@@ -17,6 +17,7 @@
 #include "engine/logits.h"
 #include "eviction/budget.h"
 #include "eviction/registry.h"
+#include "golden/naive_recall.h"
 
 namespace carousel::testing {
 namespace {
@@ -29,6 +30,9 @@ struct NaiveGroup {
   std::vector<ReferenceToken> tokens;
   std::vector<ReferenceToken> evicted;  // in stream order
   std::unique_ptr<Policy> policy;
+  // What blocks were given by the policy's queries since the group last evicted.
+  MassByBlock given;
+  MassByBlock given_to_recalled;
 
   // Row `row` of q, k, v or out, whose heads all have `dim` columns; the group's columns of it.
   template <class Float>
@@ -175,8 +179,8 @@ class NaiveCache final : public AttentionCallback {
     ReferenceOutput all{
         .out = {},
         .mass = std::vector<double>(static_cast<std::size_t>(tokens) * kept.size(), 0.0)};
+    const std::int64_t counted = CountedQueries(group, tokens);
     for (std::int64_t head = 0; head < spec.kv_heads; ++head) {
-      const AttentionLayerSpec head_spec = HeadOf(spec, head);
       std::vector<ReferenceQuery> queries;
       for (std::int64_t t = 0; t < tokens; ++t) {
         const Position logical{length_ - tokens + t};
@@ -186,9 +190,14 @@ class NaiveCache final : public AttentionCallback {
         query.query.assign(row, row + per_kv_head * spec.key_dim);
         queries.push_back(std::move(query));
       }
-      const ReferenceOutput result =
-          AttendInParts(head_spec, rope_.layers[group.layer], HeadOf(kept, spec, head),
-                        HeadOf(group.evicted, spec, head), queries);
+      const NaiveRecalled recalled =
+          AttendWithRecall(config_, mode_,
+                           {.spec = HeadOf(spec, head),
+                            .rope = rope_.layers[group.layer],
+                            .kept = HeadOf(kept, spec, head),
+                            .evicted = HeadOf(group.evicted, spec, head)},
+                           queries);
+      const ReferenceOutput& result = recalled.output;
       const auto width = static_cast<std::ptrdiff_t>(per_kv_head * spec.value_dim);
       for (std::int64_t t = 0; t < tokens; ++t) {
         const auto from = result.out.begin() + t * width;
@@ -197,6 +206,10 @@ class NaiveCache final : public AttentionCallback {
             group.Columns(out, t, whole.query_heads, per_kv_head, spec.value_dim) + head * width);
       }
       for (std::size_t i = 0; i < all.mass.size(); ++i) all.mass[i] += result.mass[i];
+      for (std::int64_t t = tokens - counted; t < tokens; ++t) {
+        for (const auto& [block, mass] : recalled.given[static_cast<std::size_t>(t)])
+          group.given_to_recalled[block] += mass;
+      }
     }
     Observe(group, all, group.Columns(q, 0, whole.query_heads, per_kv_head, spec.key_dim), tokens);
   }
@@ -224,99 +237,6 @@ class NaiveCache final : public AttentionCallback {
     return of_head;
   }
 
-  // Gives each token its place among `tokens`, which are in stream order.
-  void Place(std::vector<ReferenceToken>* tokens) const {
-    for (std::size_t i = 0; i < tokens->size(); ++i) {
-      ReferenceToken& token = (*tokens)[i];
-      token.attention =
-          mode_ == PositionPolicy::kKeep ? token.logical : Position{static_cast<std::int64_t>(i)};
-    }
-  }
-
-  // Each query stands where its own token does, which is among `tokens`.
-  static void Place(const std::vector<ReferenceToken>& tokens,
-                    std::vector<ReferenceQuery>* queries) {
-    for (ReferenceQuery& query : *queries) {
-      query.attention =
-          std::find_if(tokens.begin(), tokens.end(), [&](const ReferenceToken& token) {
-            return token.logical == query.logical;
-          })->attention;
-    }
-  }
-
-  // Queries that share a choice, one chunk after the other.
-  ReferenceOutput AttendInParts(const AttentionLayerSpec& spec, const LayerRope& rope,
-                                const std::vector<ReferenceToken>& kept,
-                                const std::vector<ReferenceToken>& evicted,
-                                const std::vector<ReferenceQuery>& queries) const {
-    ReferenceOutput all;
-    for (std::ptrdiff_t first = 0; first < std::ssize(queries); first += config_.recall.chunk) {
-      const auto last = std::min<std::ptrdiff_t>(first + config_.recall.chunk, std::ssize(queries));
-      const ReferenceOutput part =
-          AttendHead(spec, rope, kept, evicted, {queries.begin() + first, queries.begin() + last});
-      all.out.insert(all.out.end(), part.out.begin(), part.out.end());
-      all.mass.insert(all.mass.end(), part.mass.begin(), part.mass.end());
-    }
-    return all;
-  }
-
-  // One KV head over what it keeps and what it recalls. The mass is that of what it keeps.
-  ReferenceOutput AttendHead(const AttentionLayerSpec& spec, const LayerRope& rope,
-                             std::vector<ReferenceToken> kept,
-                             const std::vector<ReferenceToken>& evicted,
-                             std::vector<ReferenceQuery> queries) const {
-    const std::vector<std::int64_t> chosen = Choose(spec, rope, kept, evicted, queries);
-    const auto is_chosen = [&](const ReferenceToken& token) {
-      return std::find(chosen.begin(), chosen.end(), BlockOf(token)) != chosen.end();
-    };
-    std::copy_if(evicted.begin(), evicted.end(), std::back_inserter(kept), is_chosen);
-    std::sort(kept.begin(), kept.end(),
-              [](const ReferenceToken& left, const ReferenceToken& right) {
-                return left.logical < right.logical;
-              });
-    Place(&kept);
-    Place(kept, &queries);
-    ReferenceOutput result = ReferenceAttention(spec, rope, kept, queries);
-    std::vector<double> mass;
-    for (std::size_t i = 0; i < result.mass.size(); ++i) {
-      if (!is_chosen(kept[i % kept.size()])) mass.push_back(result.mass[i]);
-    }
-    result.mass = std::move(mass);
-    return result;
-  }
-
-  // The evicted blocks that would get most mass from the last queries, each weighed where it could
-  // stand farthest off.
-  std::vector<std::int64_t> Choose(const AttentionLayerSpec& spec, const LayerRope& rope,
-                                   std::vector<ReferenceToken> kept,
-                                   const std::vector<ReferenceToken>& evicted,
-                                   std::vector<ReferenceQuery> queries) const {
-    if (config_.recall.blocks == 0) return {};
-    Place(&kept);
-    Place(kept, &queries);
-    const auto voters = std::min(std::ssize(queries), config_.recall.queries);
-    queries.erase(queries.begin(), queries.end() - voters);
-    const std::size_t resident = kept.size();
-    for (ReferenceToken token : evicted) {
-      token.attention = mode_ == PositionPolicy::kKeep
-                            ? token.logical
-                            : Position{token.logical.value % config_.cache.block_size};
-      kept.push_back(std::move(token));
-    }
-    const ReferenceOutput result = ReferenceAttention(spec, rope, kept, queries);
-    std::map<std::int64_t, double> masses;
-    for (std::size_t i = 0; i < result.mass.size(); ++i) {
-      const std::size_t token = i % kept.size();
-      if (token >= resident) masses[BlockOf(kept[token])] += result.mass[i];
-    }
-    std::vector<std::int64_t> blocks;
-    for (const auto& [block, mass] : masses) blocks.push_back(block);
-    std::sort(blocks.begin(), blocks.end(),
-              [&](std::int64_t left, std::int64_t right) { return masses[left] > masses[right]; });
-    blocks.resize(std::min(blocks.size(), static_cast<std::size_t>(config_.recall.blocks)));
-    return blocks;
-  }
-
   std::int64_t BlockOf(const ReferenceToken& token) const {
     return token.logical.value / config_.cache.block_size;
   }
@@ -333,11 +253,16 @@ class NaiveCache final : public AttentionCallback {
     return entries;
   }
 
+  // Of a step's queries, how many the group's policy wants counted: the last ones.
+  std::int64_t CountedQueries(const NaiveGroup& group, std::int64_t tokens) const {
+    return std::min(tokens,
+                    group.policy->CountedQueries({.tokens = tokens, .prompt_left = prompt_left_}));
+  }
+
   void Observe(NaiveGroup& group, const ReferenceOutput& result, const float* q,
                std::int64_t tokens) {
     const auto entries = Entries(group);
-    const std::int64_t counted = std::min(
-        tokens, group.policy->CountedQueries({.tokens = tokens, .prompt_left = prompt_left_}));
+    const std::int64_t counted = CountedQueries(group, tokens);
     std::vector<float> mass;
     if (counted > 0)
       mass.assign(entries.size() * static_cast<std::size_t>(config_.cache.block_size), 0.0F);
@@ -346,6 +271,7 @@ class NaiveCache final : public AttentionCallback {
       for (std::int64_t i = tokens - counted; i < tokens; ++i)
         sum += result.mass[static_cast<std::size_t>(i) * group.tokens.size() + t];
       mass[t] = static_cast<float>(sum);
+      group.given[BlockOf(group.tokens[t])] += sum;
     }
     const Position first{length_ - tokens};
     const AttentionLayerSpec& whole = spec_.layers[group.layer];
@@ -436,8 +362,54 @@ class NaiveCache final : public AttentionCallback {
     const auto losses = Losses(heads, sights, sizes_[layer] - (is_prompt ? 0 : step_tokens_));
     for (std::size_t i = 0; i < heads.size(); ++i) {
       const std::int64_t count = std::min(losses[i], std::ssize(sights[i].candidates));
-      if (count > 0) Remove(heads[i], sights[i], heads[i]->policy->Choose(sights[i].view, count));
+      if (count > 0) Exchange(heads[i], sights[i], heads[i]->policy->Choose(sights[i].view, count));
     }
+  }
+
+  // Removes entries. The recalled block that was given most takes the place of the block that was
+  // given least of those that may go and do not, if it was given so many times as much; then again.
+  void Exchange(NaiveGroup* group, const Sight& sight, std::vector<std::int64_t> gone) {
+    std::vector<std::int64_t> returning;
+    MassByBlock recalled = std::exchange(group->given_to_recalled, {});
+    const MassByBlock given = std::exchange(group->given, {});
+    const double factor = config_.recall.promotion;
+    while (factor > 0.0 && !recalled.empty()) {
+      const auto strongest = std::max_element(
+          recalled.begin(), recalled.end(),
+          [](const auto& left, const auto& right) { return left.second < right.second; });
+      const auto mass_of = [&](std::int64_t entry) {
+        return given.at(sight.entries[static_cast<std::size_t>(entry)].logical.value /
+                        config_.cache.block_size);
+      };
+      std::int64_t weakest = -1;
+      for (const std::int64_t entry : sight.candidates) {
+        const bool stays = std::find(gone.begin(), gone.end(), entry) == gone.end();
+        if (stays && (weakest < 0 || mass_of(entry) < mass_of(weakest))) weakest = entry;
+      }
+      if (weakest < 0 || strongest->second <= factor * mass_of(weakest)) break;
+      gone.push_back(weakest);
+      returning.push_back(strongest->first);
+      recalled.erase(strongest);
+    }
+    std::sort(gone.begin(), gone.end());
+    Remove(group, sight, gone);
+    for (const std::int64_t block : returning) Return(group, block);
+  }
+
+  void Return(NaiveGroup* group, std::int64_t block) {
+    const auto comes = [&](const ReferenceToken& token) { return BlockOf(token) == block; };
+    std::copy_if(group->evicted.begin(), group->evicted.end(), std::back_inserter(group->tokens),
+                 comes);
+    std::erase_if(group->evicted, comes);
+    std::sort(group->tokens.begin(), group->tokens.end(),
+              [](const ReferenceToken& left, const ReferenceToken& right) {
+                return left.logical < right.logical;
+              });
+    const auto entries = Entries(*group);
+    const auto entry = std::find_if(entries.begin(), entries.end(), [&](const TableEntry& at) {
+      return at.logical.value == block * config_.cache.block_size;
+    });
+    group->policy->Insert(entry - entries.begin());
   }
 
   void Remove(NaiveGroup* group, const Sight& sight, const std::vector<std::int64_t>& gone) {
