@@ -22,6 +22,7 @@
 #include "attention/work.h"
 #include "base/aligned_buffer.h"
 #include "base/check.h"
+#include "base/prefetch.h"
 #include "cache/plane_layout.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -43,10 +44,10 @@ struct ItemScratch {
   AlignedBuffer<float> token_scales;  // of int8 keys in `plane`
   AlignedBuffer<float> offsets;  // [items, 2, rows, kOffsetLanes]: what int4 values' offsets add
   // Queries, [items, rows, EvenCount(key_dim)], or weights, [rows, EvenCount(block_size)], where
-  // int8 codes are multiplied by them, their units, and bounds on the queries: [items, rows].
+  // int8 codes are multiplied by them, and their units: [items, rows].
   AlignedBuffer<std::int16_t> factors;
   AlignedBuffer<float> units;
-  AlignedBuffer<float> bounds;
+  AlignedBuffer<float> scaled;  // the queries in their units, not rounded: [items, rows, key_dim]
 };
 
 inline void HalvesToFloats(const std::uint16_t* from, std::int64_t count, float* to) {
@@ -129,7 +130,7 @@ inline PlaneIndex PlaneAhead(const WorkGroup& group, std::int64_t block, std::in
 inline Ahead ValuesOf(const AttentionInput& input, const WorkGroup& group, PlaneIndex plane) {
   const AttentionBlock& from = input.blocks[static_cast<std::size_t>(plane.block)];
   return {from.data + from.shape->value_offset(from.first_head + group.item(plane.item).kv_head),
-          static_cast<std::int64_t>(from.shape->value_plane_bytes())};
+          static_cast<std::int64_t>(from.shape->value_plane_bytes()), FetchesIntoFirstLevel()};
 }
 
 // What to fetch while the keys of a block are multiplied: later keys, then the first values.
@@ -144,7 +145,7 @@ inline Ahead KeysAhead(const AttentionInput& input, const WorkGroup& group, std:
   }
   const AttentionBlock& from = input.blocks[static_cast<std::size_t>(next.block)];
   return {from.data + from.shape->key_offset(from.first_head + group.item(next.item).kv_head),
-          static_cast<std::int64_t>(from.shape->key_plane_bytes())};
+          static_cast<std::int64_t>(from.shape->key_plane_bytes()), FetchesIntoFirstLevel()};
 }
 
 // Likewise beside its values.
@@ -176,8 +177,6 @@ inline void WithElements(KvType type, const std::byte* plane, const Multiply& mu
 
 // From so many rows on it pays to convert a plane before it is multiplied, and not once per tile.
 inline constexpr std::int64_t kManyRows = 2 * kTileRows;
-
-constexpr std::int64_t EvenCount(std::int64_t count) { return (count + 1) / 2 * 2; }
 
 // Whether `rows` of depth numbers are multiplied with a plane as codes.
 inline bool MultipliesCodes(KvType type, std::int64_t rows, std::int64_t depth,

@@ -42,6 +42,8 @@ inline constexpr float kLargestFactor = 32767.0F;
 // Sums of so many products of a factor and a code cannot overflow 32 bits.
 inline constexpr std::int64_t kMostCodeDepth = 512;
 
+constexpr std::int64_t EvenCount(std::int64_t count) { return (count + 1) / 2 * 2; }
+
 // A, [rows, depth], as integers times a unit for each row.
 struct FactorRows {
   const std::int16_t* factors;  // [rows, stride]; 0 behind an odd depth

@@ -18,6 +18,7 @@
 #include <hwy/highway.h>
 
 #include "attention/block_products-inl.h"
+#include "attention/query_factors-inl.h"
 #include "attention/score_rows-inl.h"
 #include "attention/work.h"
 #include "rope/rotate-inl.h"
@@ -44,45 +45,34 @@ void LoadQueries(const AttentionInput& input, const WorkItem& item, float* to) {
   }
 }
 
-// What no number of a query exceeds, however it is turned: a rotation keeps the length of a pair.
-void BoundQueries(const float* queries, std::int64_t rows, std::int64_t dim, float* bounds) {
-  constexpr float kRootOfTwo = 1.41421365F;  // rounded up
-  for (std::int64_t row = 0; row < rows; ++row)
-    bounds[row] = kRootOfTwo * LargestMagnitude(queries + row * dim, nullptr, dim);
-}
-
-void RoundQueries(const float* queries, std::int64_t rows, std::int64_t dim, ItemScratch* scratch) {
-  const std::int64_t even = EvenCount(dim);
-  for (std::int64_t row = 0; row < rows; ++row)
-    scratch->units.data()[row] =
-        RoundToFactors(queries + row * dim, nullptr, dim, scratch->bounds.data()[row],
-                       scratch->factors.data() + row * even);
-}
-
 // For few rows the queries are turned to each block's place.
 void ScoreForFewRows(const AttentionInput& input, const WorkGroup& group, ItemScratch* scratch) {
   const WorkItem& first = group.item(0);
   const std::int64_t rows = first.last_row - first.first_row;
+  const std::int64_t all_rows = group.count * rows;
   const std::int64_t dim = input.layer->key_dim;
   const std::int64_t stride = ScoreStride(input, first);
-  std::int64_t rotated_by = 0;
-  std::optional<std::int64_t> rounded_at;  // the shift of the queries that are rounded
+  std::int64_t rotated_by = 0;             // of `rotated`; 0: of none
+  std::optional<std::int64_t> rounded_at;  // of `factors`
   for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
     const AttentionBlock& block = input.blocks[static_cast<std::size_t>(b)];
     const bool rotate = input.rotation != nullptr && block.shift_blocks != 0;
-    if (rotate && block.shift_blocks != rotated_by) {
-      RotateRowsInl(input.rotation->rope(), input.rotation->row(block.shift_blocks), dim,
-                    group.count * rows, scratch->queries.data(), scratch->rotated.data());
-      rotated_by = block.shift_blocks;
-    }
-    const float* queries = (rotate ? scratch->rotated : scratch->queries).data();
     const std::int64_t shift = rotate ? block.shift_blocks : 0;
-    if (rounded_at != shift &&
-        MultipliesCodes(block.shape->key_type, rows, dim, input.block_size)) {
-      const std::int64_t all_rows = group.count * rows;
-      if (!rounded_at) BoundQueries(scratch->queries.data(), all_rows, dim, scratch->bounds.data());
-      RoundQueries(queries, all_rows, dim, scratch);
+    const float* queries = scratch->queries.data();
+    if (MultipliesCodes(block.shape->key_type, rows, dim, input.block_size)) {
+      if (!rounded_at)
+        ScaleToUnits(queries, all_rows, dim, scratch->scaled.data(), scratch->units.data());
+      if (rounded_at != shift)
+        RoundQueries(input.rotation, shift, scratch->scaled.data(), all_rows, dim,
+                     scratch->rotated.data(), scratch->factors.data());
       rounded_at = shift;
+      rotated_by = 0;
+    } else if (rotate) {
+      if (rotated_by != shift)
+        RotateRowsInl(input.rotation->rope(), input.rotation->row(shift), dim, all_rows, queries,
+                      scratch->rotated.data());
+      rotated_by = shift;
+      queries = scratch->rotated.data();
     }
     for (std::int64_t i = 0; i < group.count; ++i) {
       const FactorRows rounded{scratch->factors.data() + i * rows * EvenCount(dim), EvenCount(dim),
@@ -255,7 +245,7 @@ void RunGroup(const AttentionInput& input, const WorkGroup& group, const Partial
   scratch.scales.Reserve(static_cast<std::size_t>(4 * widest));
   scratch.factors.Reserve(static_cast<std::size_t>(all_rows * EvenCount(widest)));
   scratch.units.Reserve(static_cast<std::size_t>(all_rows));
-  scratch.bounds.Reserve(static_cast<std::size_t>(all_rows));
+  scratch.scaled.Reserve(static_cast<std::size_t>(all_rows * input.layer->key_dim));
   if (rows >= kManyRows) {
     const std::int64_t plane_columns = kBlocksAtOnce * input.block_size;
     scratch.plane.Reserve(static_cast<std::size_t>(

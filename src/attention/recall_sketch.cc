@@ -17,6 +17,7 @@
 // Highway's own headers come after foreach_target.
 #include <hwy/highway.h>
 
+#include "attention/code_product-inl.h"
 #include "attention/exponential-inl.h"
 #include "attention/row_product-inl.h"
 
@@ -26,25 +27,51 @@ namespace HWY_NAMESPACE {
 
 // Vectors of at most 16 lanes divide a tile's columns.
 static_assert(SketchTiles::kColumns % 16 == 0);
-static_assert(SketchTiles::kType == KvType::kF16);
+static_assert(SketchTiles::kType == KvType::kInt8);
+
+// Rows of features as CodeProduct wants them.
+struct RoundedFeatures {
+  AlignedBuffer<std::int16_t> factors;
+  AlignedBuffer<float> units;
+};
+
+// `depth` is even.
+FactorRows RoundFeatures(const float* features, std::int64_t rows, std::int64_t depth,
+                         RoundedFeatures* rounded) {
+  rounded->factors.Reserve(static_cast<std::size_t>(rows * depth));
+  rounded->units.Reserve(static_cast<std::size_t>(rows));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float* from = features + row * depth;
+    const float bound = LargestMagnitude(from, nullptr, depth);
+    rounded->units.data()[row] =
+        RoundToFactors(from, nullptr, depth, bound, rounded->factors.data() + row * depth);
+  }
+  return {rounded->factors.data(), depth, rounded->units.data()};
+}
 
 // estimates[rows, columns] = features[rows, depth] . sketches[depth, columns].
 void MultiplySketches(const float* features, std::int64_t rows, const SketchTiles& sketches,
                       float* estimates) {
+  thread_local RoundedFeatures scratch;
   const auto tiles = static_cast<std::int64_t>(sketches.tiles.size());
-  const auto data = [&](std::int64_t tile) {
-    return sketches.tiles[static_cast<std::size_t>(tile)].data();
-  };
+  const std::int64_t depth = sketches.depth;
+  constexpr std::int64_t kColumns = SketchTiles::kColumns;
+  const bool as_codes = FitsCodeProduct(depth, kColumns);
+  const FactorRows rounded =
+      as_codes ? RoundFeatures(features, rows, depth, &scratch) : FactorRows{};
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    const auto* elements = reinterpret_cast<const hwy::float16_t*>(data(tile));
+    const AlignedBuffer<std::byte>* plane = &sketches.tiles[static_cast<std::size_t>(tile)];
     Ahead ahead;
-    if (tile + 1 < tiles)
-      ahead = {data(tile + 1), static_cast<std::int64_t>(
-                                   sketches.tiles[static_cast<std::size_t>(tile + 1)].size())};
-    RowProduct(LeftRows{features, features, sketches.depth}, rows, sketches.depth,
-               ElementRows{elements, SketchTiles::kColumns, SketchTiles::kColumns, ahead},
-               ResultRows{estimates + tile * SketchTiles::kColumns, tiles * SketchTiles::kColumns,
-                          false, nullptr});
+    if (tile + 1 < tiles) ahead = {plane[1].data(), static_cast<std::int64_t>(plane[1].size())};
+    const ElementRows codes{reinterpret_cast<const std::int8_t*>(plane->data()), kColumns, kColumns,
+                            ahead};
+    const ResultRows to{estimates + tile * kColumns, tiles * kColumns, false,
+                        ScalesOfInt8(plane->data(), kColumns, depth)};
+    if (as_codes) {
+      CodeProduct(rounded, rows, depth, codes, to);
+    } else {
+      RowProduct(LeftRows{features, features, depth}, rows, depth, codes, to);
+    }
   }
 }
 
@@ -85,8 +112,6 @@ HWY_EXPORT(AddShares);
 namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-// Sketches are held in half precision.
-constexpr float kLargestHalf = 65504.0F;
 
 // What sketches are multiplied by, [SketchDepth]: the query, scaled and turned, where it is
 // positive, then where it is negative.
@@ -150,9 +175,7 @@ void SketchBlock(const BlockHead& block, const RotationTable* rotation, Position
     for (std::int64_t t = 0; t < block_size; ++t) sum += channel[t];
     const float mean = sum / static_cast<float>(block_size);
     const auto [smallest, largest] = std::minmax_element(channel, channel + block_size);
-    const auto toward = [mean](float bound) {
-      return std::clamp(mean + kBound * (bound - mean), -kLargestHalf, kLargestHalf);
-    };
+    const auto toward = [mean](float bound) { return mean + kBound * (bound - mean); };
     sketch[static_cast<std::size_t>(i)] = toward(*largest);
     sketch[static_cast<std::size_t>(dim + i)] = toward(*smallest);
   }

@@ -145,7 +145,8 @@ TEST(RecallSketch, EqualsItsSlowTwinOnEveryTarget) {
 }
 
 // Where a block's keys are equal, the estimate is the exact share of the blocks' mass, whatever
-// position each was written at; half precision is what is left.
+// position each was written at; what is left is that a sketch's numbers are rounded to 1/127 of the
+// largest of them.
 TEST(RecallSketch, IsExactForEqualKeys) {
   std::mt19937_64 generator(5);
   const LoadOptions options{.key_dim = 32, .group = 2, .queries = 1, .spread = 0.0F};
@@ -183,7 +184,7 @@ TEST(RecallSketch, IsExactForEqualKeys) {
     for (std::size_t slot = 0; slot < mass.size(); ++slot) exact[slot] += weights[slot] / sum;
   }
   for (std::size_t slot = 0; slot < mass.size(); ++slot)
-    EXPECT_NEAR(static_cast<double>(mass[slot]), exact[slot], 0.01 * exact[slot]);
+    EXPECT_NEAR(static_cast<double>(mass[slot]), exact[slot], 0.05 * exact[slot]);
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ HWY_INLINE hn::Vec<D> LoadElements(D d, const std::int8_t* from) {
 struct Ahead {
   const std::byte* data = nullptr;  // or null
   std::int64_t bytes = 0;
+  bool first_level = false;  // of the cache; or into the second
 };
 
 // B, [depth, columns], of elements or int8 codes. A pair of vectors lies side by side.
@@ -129,11 +130,15 @@ struct ResultRows {
   const float* column_scale;  // [columns]: multiplies the sums before they are stored; or null
 };
 
-// Into the second-level cache: a core has so few places for lines on their way into the first one
-// that the time memory takes would bound its speed (docs/decisions/0012).
 HWY_INLINE void Fetch(const Ahead& ahead, std::int64_t begin, std::int64_t end) {
   constexpr int kRead = 0;
   constexpr int kSecondLevel = 2;
+  constexpr int kFirstLevel = 3;
+  if (ahead.first_level) {
+    for (; begin < end; begin += kCacheLine)
+      __builtin_prefetch(ahead.data + begin, kRead, kFirstLevel);
+    return;
+  }
   for (; begin < end; begin += kCacheLine)
     __builtin_prefetch(ahead.data + begin, kRead, kSecondLevel);
 }

@@ -52,7 +52,7 @@ struct BlockHead {
 // tokens of `depth` numbers.
 struct SketchTiles {
   static constexpr std::int64_t kColumns = 64;
-  static constexpr KvType kType = KvType::kF16;
+  static constexpr KvType kType = KvType::kInt8;
   std::span<const AlignedBuffer<std::byte>> tiles;
   std::int64_t depth = 0;
 };

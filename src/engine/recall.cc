@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <functional>
 #include <numeric>
 
 #include "attention/recall_sketch.h"
 #include "base/clock.h"
 #include "base/parallel.h"
+#include "engine/keep_largest.h"
 
 namespace carousel {
 namespace {
@@ -24,24 +24,6 @@ RecallStoreOptions StoreOptions(const EngineSettings& settings) {
           .file = settings.config.recall.store_file,
           .limit_bytes = settings.config.recall.limit_bytes,
           .limit_blocks = settings.config.recall.limit_tokens / settings.config.cache.block_size};
-}
-
-// The `count` of `slots` that have most mass, in the order in which they are given; of equal ones
-// those given first. `ranked` is scratch.
-void KeepLargest(std::span<const std::int64_t> slots, std::span<const float> mass,
-                 std::int64_t count, std::vector<float>* ranked, std::vector<std::int64_t>* kept) {
-  ranked->clear();
-  for (const std::int64_t slot : slots) ranked->push_back(mass[static_cast<std::size_t>(slot)]);
-  const auto last = ranked->begin() + count - 1;
-  std::nth_element(ranked->begin(), last, ranked->end(), std::greater<>());
-  const float least = *last;
-  auto equal = count - std::count_if(ranked->begin(), ranked->end(),
-                                     [&](float value) { return value > least; });
-  kept->clear();
-  for (const std::int64_t slot : slots) {
-    const float value = mass[static_cast<std::size_t>(slot)];
-    if (value > least || (value == least && equal-- > 0)) kept->push_back(slot);
-  }
 }
 
 }  // namespace

@@ -107,7 +107,7 @@ class Recall {
     std::int64_t first_query = 0;  // of the step
     std::int64_t queries = 0;
     bool chooses = false;                    // anew
-    std::vector<float> ranked;               // scratch of candidates
+    std::vector<std::int32_t> ranked;        // scratch of candidates
     std::vector<std::int64_t> candidates;    // slots, in stream order
     std::vector<RecalledBlock> recalled;     // likewise, of what is brought back
     std::vector<std::int64_t> slots;         // [recalled]
