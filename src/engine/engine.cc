@@ -289,7 +289,7 @@ EngineMetrics EngineImpl::metrics() const {
     metrics.recall_dropped_tokens = recall->store().dropped_tokens();
     metrics.recall_bytes = recall->store().bytes();
     metrics.recalled_blocks = recall->recalled_blocks();
-    metrics.promoted_blocks = recall->promoted_blocks();
+    metrics.promoted_blocks = cache_.promoted_blocks();
     metrics.recall_seconds = recall->seconds();
   }
   metrics.rotation = settings_.rules.rotation;

@@ -87,8 +87,9 @@ std::vector<Recall::Promotion> Recall::Promote(std::int64_t group_index, const C
   const auto begin = Clock::now();
   std::vector<double>& given = given_[static_cast<std::size_t>(group_index)];
   std::vector<GivenMass> resident;
-  if (config_.promotion > 0.0 && !given.empty()) {
+  if (config_.promotion > 0.0) {
     for (const std::int64_t entry : candidates) {
+      if (entry >= std::ssize(given)) break;  // no query that counts has seen it
       resident.push_back({.logical = entries[static_cast<std::size_t>(entry)].logical,
                           .mass = given[static_cast<std::size_t>(entry)]});
     }
@@ -106,7 +107,6 @@ std::vector<Recall::Promotion> Recall::Promote(std::int64_t group_index, const C
   given.clear();
   for (std::int64_t lane = first; lane < first + group.kv_heads; ++lane)
     lanes_[static_cast<std::size_t>(lane)].given.clear();
-  promoted_blocks_ += std::ssize(promotions);
   seconds_ += SecondsSince(begin);
   return promotions;
 }

@@ -82,8 +82,7 @@ class Recall {
   void ShareMass(const LayerStep& step);
 
   const RecallStore& store() const { return store_; }
-  std::int64_t recalled_blocks() const;  // now, over all layers and KV heads
-  std::int64_t promoted_blocks() const { return promoted_blocks_; }  // ever, over all groups
+  std::int64_t recalled_blocks() const;        // now, over all layers and KV heads
   double seconds() const { return seconds_; }  // spent on storing and choosing
 
  private:
@@ -149,7 +148,6 @@ class Recall {
   std::vector<Lane> lanes_;
   // [groups, entries]: what resident blocks were given since the group last evicted.
   std::vector<std::vector<double>> given_;
-  std::int64_t promoted_blocks_ = 0;
   bool in_prompt_ = true;
   // Of the layer at hand. Parts beyond the count keep their memory for steps that have more.
   std::vector<Part> parts_;

@@ -3,6 +3,7 @@
 #include "engine/recall.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -96,6 +97,39 @@ TEST(Recall, AFileGivesTheSameBitsAsMemory) {
                                  .string();
   EXPECT_EQ(Scores(Make(config).get(), 300), memory);
   EXPECT_FALSE(std::filesystem::exists(config.recall.store_file));
+}
+
+// A limit on the size of files stands for a full disk, in the middle of a layer's KV heads: what
+// was stored by then has left the cache, the rest is still in it, and the engine can be used again.
+TEST(Recall, AFullDiskLeavesEachBlockInOnePlace) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  EngineConfig config = Config(3);
+  config.cache.block_size = 16;
+  config.eviction->start_size = 16;
+  config.eviction->max_cache_size = 64;
+  config.recall.store_file =
+      (std::filesystem::temp_directory_path() / ("carousel_full_disk_" + std::to_string(getpid())))
+          .string();
+  const auto engine = Make(config, {.key_dim = 48, .value_dim = 48, .trained_window = 4096});
+  const std::vector<double> fits = Scores(engine.get(), 300);
+  engine->Reset();
+  rlimit small = before;
+  small.rlim_cur = std::size_t{3} << 20;  // a slab, and not two
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  try {
+    Scores(engine.get(), 3000);
+    ADD_FAILURE() << "stored more than there is room for";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+    EXPECT_EQ(error.field(), "recall_store");
+  }
+  setrlimit(RLIMIT_FSIZE, &before);
+  const EngineMetrics metrics = engine->metrics();
+  EXPECT_GT(metrics.recall_stored_tokens, 1000);
+  EXPECT_EQ(metrics.recall_stored_tokens, metrics.evicted_tokens);
+  engine->Reset();
+  EXPECT_EQ(Scores(engine.get(), 300), fits);
 }
 
 TEST(Recall, SmallCodesComeClose) {

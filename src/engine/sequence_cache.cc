@@ -130,7 +130,7 @@ void SequenceCache::Exchange(std::int64_t group, std::vector<std::int64_t> entri
       recall_->Promote(group, group_of(group), tables_.table(group).entries(), others);
   // Read before who goes is stored, which may push them out; removed once they can be nowhere else.
   const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
-  returning_.resize(promotions.size() * shape.bytes());
+  returning_.Reserve(promotions.size() * shape.bytes());
   std::byte* returning = returning_.data();
   for (const Recall::Promotion& promotion : promotions) {
     recall_->Read(group_of(group), promotion.returns.logical, shape, returning);
@@ -154,6 +154,7 @@ void SequenceCache::Return(std::int64_t group, const RecalledBlock& block, const
   std::memcpy(pools_.of(group).data(returned.block), data,
               settings_.shapes[static_cast<std::size_t>(group)].bytes());
   eviction_.Insert(group, entry);
+  ++promoted_blocks_;
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
 }
 

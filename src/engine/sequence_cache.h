@@ -83,6 +83,8 @@ class SequenceCache {
   // Key rotation: how far one rewriting moves keys, as |rounded - rotated| / |rotated| over all
   // keys rewritten so far (root mean squares). 0 when none was, and in f32.
   double requantisation_error() const;
+  // Recalled blocks that moved back into the cache, ever, over all groups.
+  std::int64_t promoted_blocks() const { return promoted_blocks_; }
   // nullptr: nothing is recalled.
   const Recall* recall() const { return recall_ ? &*recall_ : nullptr; }
 
@@ -130,7 +132,8 @@ class SequenceCache {
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
   std::vector<std::int64_t> first_group_;        // [layers + 1], in settings' groups
   std::optional<Recall> recall_;
-  std::vector<std::byte> returning_;  // blocks on their way back from the second tier
+  AlignedBuffer<std::byte> returning_;  // blocks on their way back from the second tier
+  std::int64_t promoted_blocks_ = 0;
   PagedAttention attention_;
   double rewritten_squares_ = 0.0;        // of all keys that key rotation rewrote
   double rewritten_error_squares_ = 0.0;  // of what rounding them again did
