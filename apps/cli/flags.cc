@@ -118,7 +118,10 @@ void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target
                 {"auto", "query", "keys", "off"}, ParseRotation, &eviction.rotation);
   flags->Choice(
       {"--positions", "P",
-       WithDefault("Where kept tokens stand: auto, keep, compact", Name(eviction.positions))},
+       WithDefault(
+           "Where kept tokens stand: keep, compact, or auto: compact with recall, else keep "
+           "until the trained window ends",
+           Name(eviction.positions))},
       {"auto", "keep", "compact"}, ParsePositionPolicy, &eviction.positions);
   if (choice.prompt_eviction) {
     flags->Choice({"--prompt-eviction", "E",

@@ -26,7 +26,9 @@ enum class Rotation {
 
 // Where a kept token stands for attention.
 enum class PositionPolicy {
-  kAuto,     // kKeep while the stream is inside the trained window, kCompact before it ends
+  // kCompact where blocks are recalled: short distances are what models know best. Else kKeep while
+  // the stream is inside the trained window, kCompact before it ends.
+  kAuto,
   kKeep,     // its logical position; leaves the trained window on a long stream
   kCompact,  // its place among what is kept
 };

@@ -76,9 +76,9 @@ def later_turns(lab):
                         size.recall_cases // 2 or 1)
     harder.carousel("whole cache", WHOLE)
     harder.carousel("recall", recalling(512))
-    harder.carousel("recall, compact", recalling(512, "--positions", "compact"))
+    harder.carousel("recall, keep", recalling(512, "--positions", "keep"))
     harder.carousel("eviction alone", alone(512))
     section.tables += [harder.table(f"Harder, {harder.length:,} tokens"),
                        *(harder.differences(f"Paired, {name}", name, ["whole cache"])
-                         for name in ("recall", "recall, compact"))]
+                         for name in ("recall", "recall, keep"))]
     return section

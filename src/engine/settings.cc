@@ -34,10 +34,12 @@ Rotation SettleRotation(const EvictionConfig& eviction, const RopeProbeResult& p
   return probe.verdict == RopeVerdict::kRotates ? eviction.rotation : Rotation::kOff;
 }
 
-PositionPolicy SettlePositions(const EvictionConfig& eviction, Rotation rotation,
+PositionPolicy SettlePositions(const EvictionConfig& eviction, Rotation rotation, bool recalls,
                                const RopeProbeResult& probe) {
   const bool can_compact =
       rotation != Rotation::kOff || probe.verdict == RopeVerdict::kDoesNotRotate;
+  if (can_compact && recalls && eviction.positions == PositionPolicy::kAuto)
+    return PositionPolicy::kCompact;
   if (can_compact) return eviction.positions;
   if (eviction.positions == PositionPolicy::kCompact) {
     throw Error(
@@ -116,7 +118,8 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineS
 
   PositionRules& rules = settings->rules;
   rules.rotation = SettleRotation(eviction, probe);
-  rules.policy = SettlePositions(eviction, rules.rotation, probe);
+  const bool recalls = settings->config.recall.blocks > 0 && rules.rotation != Rotation::kKeys;
+  rules.policy = SettlePositions(eviction, rules.rotation, recalls, probe);
   settings->rotation_reason = probe.reason;
   if (probe.verdict == RopeVerdict::kRotates) settings->model_rope = probe.spec();
   if (rules.rotation != Rotation::kOff) settings->rope = settings->model_rope;

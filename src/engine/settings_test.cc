@@ -47,6 +47,19 @@ TEST(Settle, RopeModelRotatesQueries) {
   }
 }
 
+TEST(Settle, AutoIsCompactWhereBlocksAreRecalled) {
+  EngineConfig config = SmallConfig();
+  config.recall.blocks = 2;
+  EXPECT_EQ(SettleFor({}, config).rules.policy, PositionPolicy::kCompact);
+  config.eviction->positions = PositionPolicy::kKeep;
+  EXPECT_EQ(SettleFor({}, config).rules.policy, PositionPolicy::kKeep);
+  // Key rotation recalls nothing, where that is no fault.
+  config.eviction->positions = PositionPolicy::kAuto;
+  config.eviction->rotation = Rotation::kKeys;
+  config.recall.yields = true;
+  EXPECT_EQ(SettleFor({}, config).rules.policy, PositionPolicy::kAuto);
+}
+
 TEST(Settle, RotationOffKeepsPositions) {
   EngineConfig config = SmallConfig();
   config.eviction->rotation = Rotation::kOff;

@@ -123,7 +123,9 @@ class NaiveCache final : public AttentionCallback {
         config_(config),
         groups_(NaiveGroups(spec, GroupingOf(*config.eviction))),
         sizes_(Sizes(spec, config)) {
-    if (config.eviction->positions == PositionPolicy::kCompact) mode_ = PositionPolicy::kCompact;
+    if (config.eviction->positions == PositionPolicy::kCompact ||
+        (config.eviction->positions == PositionPolicy::kAuto && config.recall.blocks > 0))
+      mode_ = PositionPolicy::kCompact;
     for (std::size_t i = 0; i < groups_.size(); ++i) {
       const BlockShape shape{.block_size = config.cache.block_size,
                              .kv_heads = groups_[i].spec.kv_heads,
