@@ -85,9 +85,11 @@ std::vector<float> SketchOf(const RecallStore& store, std::int64_t lane, std::in
 }
 
 std::vector<float> Sketch(std::mt19937_64* generator) {
-  std::vector<float> sketch;  // whole numbers, which halves hold exactly
+  // Whole numbers of which the largest is 127: int8 holds them exactly.
+  std::vector<float> sketch;
   for (std::int64_t i = 0; i < kDepth; ++i)
-    sketch.push_back(static_cast<float>((*generator)() % 1000));
+    sketch.push_back(static_cast<float>((*generator)() % 255) - 127.0F);
+  sketch[(*generator)() % sketch.size()] = 127.0F;
   return sketch;
 }
 
