@@ -123,7 +123,7 @@ TEST(CommandLine, ReadsWhatIsRecalled) {
   const auto given = ParseAs<StreamFlags>(
       {"stream", "--text", "a", "--recall-blocks", "8", "--recall-store", "/tmp/tier",
        "--recall-limit", "64M", "--recall-every=2", "--recall-chunk=7", "--recall-gain=0.5",
-       "--recall-queries=5", "--recall-kv-type", "int4"});
+       "--recall-promotion=3", "--recall-queries=5", "--recall-kv-type", "int4"});
   EXPECT_EQ(given.config.recall.blocks, 8);
   EXPECT_EQ(given.config.recall.store_file, "/tmp/tier");
   EXPECT_FALSE(given.config.recall.yields);
@@ -133,6 +133,7 @@ TEST(CommandLine, ReadsWhatIsRecalled) {
   EXPECT_EQ(given.config.recall.queries, 5);
   EXPECT_EQ(given.config.recall.chunk, 7);
   EXPECT_EQ(given.config.recall.least_gain, 0.5);
+  EXPECT_EQ(given.config.recall.promotion, 3.0);
   EXPECT_EQ(given.config.recall.kv_type, KvType::kInt4);
   const auto memory = ParseAs<StreamFlags>({"stream", "--text", "a", "--recall-blocks=8",
                                             "--recall-store=ram", "--recall-kv-type=auto"});

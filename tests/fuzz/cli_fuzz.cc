@@ -49,7 +49,8 @@ std::vector<std::string> FuzzSeeds() {
       "info\n--model\nmodels/x\nCAROUSEL_THREADS=2\nCAROUSEL_NO_EVICTION=yes",
       "bench\nattention\n--contexts=512,64\n--kv-types\nf16,int4\n--shifts\nnone,2\n--queries\n32",
       "stream\n--text=a\n--recall-blocks\n8\n--recall-store=ram\n--recall-limit=1G\n"
-      "--recall-every=2\n--recall-queries=4\n--recall-chunk\n16\n--recall-gain=0.01\n--recall-kv-"
+      "--recall-every=2\n--recall-queries=4\n--recall-chunk\n16\n--recall-gain=0.01\n--recall-"
+      "promotion=2\n--recall-kv-"
       "type\nauto",
       "bench\nmodel\n--max-cache-size\noff,672\n--kv-type-v\nint8\nCAROUSEL_ROUNDS=3",
       "--help",

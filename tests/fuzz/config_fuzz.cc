@@ -59,6 +59,9 @@ EngineConfig ReadEngineConfig(FuzzInput* input) {
   recall.limit_tokens = input->Integer();
   recall.yields = input->Bits(1) % 2 == 1;
   if (input->Bits(1) % 2 == 1) recall.kv_type = input->Choice<KvType>(5);
+  recall.chunk = input->Integer();
+  recall.least_gain = input->Real();
+  recall.promotion = input->Real();
   return config;
 }
 
@@ -123,7 +126,9 @@ void CheckAccepted(const EngineConfig& config) {
   CAROUSEL_CHECK(config.recall.blocks >= 0 && config.recall.limit_bytes >= 0);
   CAROUSEL_CHECK(config.recall.limit_tokens == 0 || config.recall.limit_tokens >= block ||
                  config.recall.blocks == 0);
-  CAROUSEL_CHECK(config.recall.every > 0 && config.recall.queries > 0);
+  CAROUSEL_CHECK(config.recall.every > 0 && config.recall.queries > 0 && config.recall.chunk > 0);
+  CAROUSEL_CHECK(config.recall.least_gain >= 0.0 && config.recall.least_gain <= 1.0);
+  CAROUSEL_CHECK(config.recall.promotion >= 0.0);  // no NaN
 }
 
 void CheckAccepted(const SamplingParams& params) {
