@@ -163,8 +163,8 @@ void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
                            recall.least_gain)},
               &recall.least_gain);
   flags->Real({"--recall-promotion", "X",
-               WithDefault("A recalled block moves back into the cache for one that got X times "
-                           "less attention since the last eviction; 0: never",
+               WithDefault("A recalled block that got X times the attention of a resident one "
+                           "since the last eviction takes its place in the cache; 0: never",
                            recall.promotion)},
               &recall.promotion);
   flags->Text({"--recall-store", "ram|FILE",
