@@ -184,7 +184,7 @@ TEST(RecallSketch, IsExactForEqualKeys) {
     for (std::size_t slot = 0; slot < mass.size(); ++slot) exact[slot] += weights[slot] / sum;
   }
   for (std::size_t slot = 0; slot < mass.size(); ++slot)
-    EXPECT_NEAR(static_cast<double>(mass[slot]), exact[slot], 0.05 * exact[slot]);
+    EXPECT_NEAR(static_cast<double>(mass[slot]), exact[slot], 0.03 * exact[slot]);
 }
 
 }  // namespace

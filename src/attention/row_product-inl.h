@@ -130,6 +130,7 @@ struct ResultRows {
   const float* column_scale;  // [columns]: multiplies the sums before they are stored; or null
 };
 
+// Into the level that is said: which one serves a core better is measured (base/prefetch.h).
 HWY_INLINE void Fetch(const Ahead& ahead, std::int64_t begin, std::int64_t end) {
   constexpr int kRead = 0;
   constexpr int kSecondLevel = 2;

@@ -44,8 +44,7 @@ Recall::Recall(const EngineSettings& settings, const std::vector<AttentionLayerS
 
 void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,
                    const BlockShape& shape, RotationTable* rotation) {
-  const std::int64_t first = first_lane_[static_cast<std::size_t>(group.layer)];
-  if (first < 0) return;
+  if (first_lane_[static_cast<std::size_t>(group.layer)] < 0) return;
   const auto begin = Clock::now();
   if (rotation != nullptr) rotation->Extend(entry.written.value / block_size_);
   sketch_.resize(static_cast<std::size_t>(SketchDepth(shape.key_dim)));
@@ -53,7 +52,7 @@ void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::
     for (std::int64_t head = 0; head < group.kv_heads; ++head) {
       const BlockHead block{.data = data, .shape = &shape, .head = head};
       SketchBlock(block, rotation, entry.written, sketch_);
-      store_.Add(first + group.first_kv_head + head, entry.written, entry.logical, block, sketch_);
+      store_.Add(FirstLane(group) + head, entry.written, entry.logical, block, sketch_);
     }
   } catch (...) {
     Remove(group, entry.logical);

@@ -398,15 +398,19 @@ class NaiveCache final : public AttentionCallback {
     for (const std::int64_t block : returning) Return(group, block);
   }
 
+  // Moves a block's tokens to another list in stream order.
+  void Move(std::int64_t block, std::vector<ReferenceToken>* from,
+            std::vector<ReferenceToken>* to) const {
+    const auto moves = [&](const ReferenceToken& token) { return BlockOf(token) == block; };
+    std::copy_if(from->begin(), from->end(), std::back_inserter(*to), moves);
+    std::erase_if(*from, moves);
+    std::sort(to->begin(), to->end(), [](const ReferenceToken& left, const ReferenceToken& right) {
+      return left.logical < right.logical;
+    });
+  }
+
   void Return(NaiveGroup* group, std::int64_t block) {
-    const auto comes = [&](const ReferenceToken& token) { return BlockOf(token) == block; };
-    std::copy_if(group->evicted.begin(), group->evicted.end(), std::back_inserter(group->tokens),
-                 comes);
-    std::erase_if(group->evicted, comes);
-    std::sort(group->tokens.begin(), group->tokens.end(),
-              [](const ReferenceToken& left, const ReferenceToken& right) {
-                return left.logical < right.logical;
-              });
+    Move(block, &group->evicted, &group->tokens);
     const auto entries = Entries(*group);
     const auto entry = std::find_if(entries.begin(), entries.end(), [&](const TableEntry& at) {
       return at.logical.value == block * config_.cache.block_size;
@@ -417,17 +421,8 @@ class NaiveCache final : public AttentionCallback {
   void Remove(NaiveGroup* group, const Sight& sight, const std::vector<std::int64_t>& gone) {
     for (const std::int64_t entry : gone) {
       const std::int64_t first = sight.entries[static_cast<std::size_t>(entry)].logical.value;
-      const auto goes = [&](const ReferenceToken& token) {
-        return BlockOf(token) == first / config_.cache.block_size;
-      };
-      std::copy_if(group->tokens.begin(), group->tokens.end(), std::back_inserter(group->evicted),
-                   goes);
-      std::erase_if(group->tokens, goes);
+      Move(first / config_.cache.block_size, &group->tokens, &group->evicted);
     }
-    std::sort(group->evicted.begin(), group->evicted.end(),
-              [](const ReferenceToken& left, const ReferenceToken& right) {
-                return left.logical < right.logical;
-              });
     group->policy->Erase(gone);
   }
 
