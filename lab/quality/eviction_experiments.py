@@ -23,7 +23,8 @@ def rivals(lab):
         "beside it. \"Default\" attends to what it recalls as well; \"equal attention\" takes that out of what is "
         "resident; \"equal bytes\" holds half of the budget and spends the other half's bytes on the second tier; "
         "\"at_end\" reads the whole prompt before it chooses, as openvino.genai does, by the same rule but head by "
-        "head, and recalls nothing: the same bytes at every moment. openvino.genai's divergences come out of its own "
+        "head, and recalls nothing: the same bytes at every moment. \"int8\" and \"u8\" hold in codes of 8 bits what fits "
+        "the bytes of that many tokens in f16. openvino.genai's divergences come out of its own "
         "engine (lab/quality/rival.py says how). Paired over prompts: bootstrap intervals (95 %), McNemar's exact "
         "test for answers that are right or wrong.")
     tasks = {"quick": ("passkey", "needle"), "normal": ("passkey", "needle", "key_value"),
@@ -43,6 +44,8 @@ def rivals(lab):
             close.genai(setting, budget)
         if share == 4:
             close.add_greedy(ours, settings[:1], budget)
+        if lab.size_name != "quick":
+            add_codes(found, close, budget)
         theirs = [name for name in settings if name in found.arms and name in close.arms]
         if theirs:
             best = min(theirs, key=lambda name: mean(close.kl(name)))
@@ -56,7 +59,29 @@ def rivals(lab):
         for name in ours:
             section.tables += [found.differences(f"{name} against openvino.genai, {at}", name, theirs),
                                close.differences(f"{name} against openvino.genai, {at}", name, theirs)]
+        for name in OUR_CODES:
+            if name in found.arms and THEIR_CODES in found.arms:
+                section.tables += [found.differences(f"{name} against {THEIR_CODES}, {at}", name, [THEIR_CODES]),
+                                   close.differences(f"{name} against {THEIR_CODES}, {at}", name, [THEIR_CODES])]
     return section
+
+
+# How many bytes a head of 64 has in f16, in our int8 (a scale a token) and in openvino.genai's u8 (and a zero point).
+HALF_BYTES, INT8_BYTES, U8_BYTES = 128, 68, 72
+OUR_CODES, THEIR_CODES = ("default, int8", "at_end, int8"), "genai snapkv u8"
+AT_END = ("--prompt-eviction", "at_end", "--policy", "snapkv", "--snapkv-window", 32, "--eviction-groups", "head")
+
+
+def add_codes(found, close, budget):
+    """Caches of 8-bit codes in the bytes of `budget` tokens in f16."""
+    ours = budget * HALF_BYTES // INT8_BYTES // BLOCK * BLOCK
+    theirs = budget * HALF_BYTES // U8_BYTES // BLOCK * BLOCK
+    codes = ("--kv-type-k", "int8", "--kv-type-v", "int8")
+    for name, flags in zip(OUR_CODES, (capped(ours, *codes), alone(ours, *codes, *AT_END))):
+        found.carousel(name, flags)
+        close.carousel(name, flags)
+    found.genai(THEIR_CODES, theirs)
+    close.genai(THEIR_CODES, theirs)
 
 
 def our_arms(budget, bytes_per_token):
@@ -69,8 +94,7 @@ def our_arms(budget, bytes_per_token):
     if half >= START + 3 * BLOCK:
         arms["equal bytes"] = capped(half, "--recall-limit", (budget - half) * bytes_per_token)
     arms["without recall"] = alone(budget)
-    arms["at_end"] = alone(budget, "--prompt-eviction", "at_end", "--policy", "snapkv", "--snapkv-window", 32,
-                           "--eviction-groups", "head")
+    arms["at_end"] = alone(budget, *AT_END)
     return arms
 
 

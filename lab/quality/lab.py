@@ -203,8 +203,7 @@ class Lab:
     def _rival_job(self, setting, budget, recent):
         told, crushed = rival.limits(setting, budget, START, recent, BLOCK)
         return {"setting": setting, "told": told, "kvcrush_blocks": crushed, "start": START, "recent": recent,
-                "chunk": CHUNK, "block": BLOCK,
-                "kv_type": "f16", "precision": self.precision}
+                "chunk": CHUNK, "block": BLOCK, "precision": self.precision}
 
     def run_genai_cases(self, setting, cases, budget, recent):
         """As run_cases. For every judged turn the conversation is read anew, with the answers that all are given."""

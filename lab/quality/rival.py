@@ -32,6 +32,7 @@ RIVALS = {
     "genai kvcrush": {"aggregation": "NORM_SUM", "kvcrush": True},
     "genai adaptive-rkv": {"aggregation": "ADAPTIVE_RKV"},
     "genai snapkv rotated": {"aggregation": "NORM_SUM", "rotate": True},
+    "genai snapkv u8": {"aggregation": "NORM_SUM", "kv_type": "u8"},
     "genai whole": {"evict": False},
 }
 
@@ -134,7 +135,7 @@ def pipeline_of(model, job):
         if setting["aggregation"] == "ADAPTIVE_RKV":
             config.adaptive_rkv_config = py_openvino_genai.AdaptiveRKVConfig()
         scheduler.cache_eviction_config = config
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": job["kv_type"],
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": setting.get("kv_type", "f16"),
                   "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if job["precision"] == "int8" else 0}
     return genai.ContinuousBatchingPipeline(str(model), scheduler_config=scheduler, device="CPU",
                                             properties=properties)

@@ -22,7 +22,6 @@
 #include "attention/work.h"
 #include "base/aligned_buffer.h"
 #include "base/check.h"
-#include "base/prefetch.h"
 #include "cache/plane_layout.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -106,54 +105,6 @@ inline void AddTokenOffsets(const float* weights, std::int64_t stride, std::int6
     hn::StoreU(sums, eight, totals);
     for (; i < tokens; ++i) totals[0] += offsets[i] * weights[i];
   }
-}
-
-// Planes are fetched so many bytes ahead of their use: enough to cover the time that memory takes.
-// By measurement (docs/decisions/0012).
-inline constexpr std::uint32_t kBytesAhead = 12 * 1024;
-
-// A plane of a group's items, counted in the order in which they are read: block by block, and
-// within a block head by head, which is how they lie in memory.
-struct PlaneIndex {
-  std::int64_t block = 0;
-  std::int64_t item = 0;
-};
-
-inline PlaneIndex PlaneAhead(const WorkGroup& group, std::int64_t block, std::int64_t item,
-                             std::size_t plane_bytes) {
-  const auto bytes = static_cast<std::uint32_t>(plane_bytes);
-  const std::int64_t planes = std::max<std::uint32_t>(1, kBytesAhead / bytes);
-  if (group.count == 1) return {block + planes, 0};
-  return {block + (item + planes) / group.count, (item + planes) % group.count};
-}
-
-inline Ahead ValuesOf(const AttentionInput& input, const WorkGroup& group, PlaneIndex plane) {
-  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(plane.block)];
-  return {from.data + from.shape->value_offset(from.first_head + group.item(plane.item).kv_head),
-          static_cast<std::int64_t>(from.shape->value_plane_bytes()), FetchesIntoFirstLevel()};
-}
-
-// What to fetch while the keys of a block are multiplied: later keys, then the first values.
-inline Ahead KeysAhead(const AttentionInput& input, const WorkGroup& group, std::int64_t block,
-                       std::int64_t item) {
-  const WorkItem& first = group.item(0);
-  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(block)].shape;
-  PlaneIndex next = PlaneAhead(group, block, item, shape.key_plane_bytes());
-  if (next.block >= first.last_block) {
-    next.block = std::min(first.first_block + next.block - first.last_block, block);
-    return ValuesOf(input, group, next);
-  }
-  const AttentionBlock& from = input.blocks[static_cast<std::size_t>(next.block)];
-  return {from.data + from.shape->key_offset(from.first_head + group.item(next.item).kv_head),
-          static_cast<std::int64_t>(from.shape->key_plane_bytes()), FetchesIntoFirstLevel()};
-}
-
-// Likewise beside its values.
-inline Ahead ValuesAhead(const AttentionInput& input, const WorkGroup& group, std::int64_t block,
-                         std::int64_t item) {
-  const BlockShape& shape = *input.blocks[static_cast<std::size_t>(block)].shape;
-  const PlaneIndex next = PlaneAhead(group, block, item, shape.value_plane_bytes());
-  return next.block < group.item(0).last_block ? ValuesOf(input, group, next) : Ahead{};
 }
 
 // multiply(elements) with a plane of one of the types that the inner loop reads as they are: all

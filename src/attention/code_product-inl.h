@@ -49,6 +49,10 @@ struct FactorRows {
   const std::int16_t* factors;  // [rows, stride]; 0 behind an odd depth
   std::int64_t stride;          // even
   const float* units;           // [rows]
+
+  FactorRows Below(std::int64_t rows) const {
+    return {factors + rows * stride, stride, units + rows};
+  }
 };
 
 // Whether CodeProduct multiplies rows of so many codes.
@@ -148,11 +152,6 @@ HWY_INLINE void StoreCodeSums(D32 d32, hn::Vec<D32> first, hn::Vec<D32> second, 
   hn::StoreU(low_sum, d, to + column);
   hn::StoreU(high_sum, d, to + column + lanes);
 }
-
-// Pairs of vectors of columns whose sums are held at once: with few rows registers are left for
-// two.
-template <int kRows>
-inline constexpr int kColumnPairs = HWY_MAX_BYTES >= 64 && kRows <= 4 ? 2 : 1;
 
 // sums += a . b, neighbours together, in 32 bits.
 template <class D32, class V16>
@@ -264,20 +263,15 @@ HWY_INLINE void MultiplyCodesOfRest(std::int64_t rows, const FactorRows& a, std:
 #endif  // CAROUSEL_HAS_CODE_PRODUCT
 
 // C[rows, columns] (+)= A[rows, depth] B[depth, columns], where FitsCodeProduct(depth, columns). B
-// is read once per kCodeRows rows; what is read soon is fetched beside the first of them.
-HWY_NOINLINE inline void CodeProduct(FactorRows a, std::int64_t rows, std::int64_t depth,
-                                     ElementRows<std::int8_t> b, ResultRows c) {
+// is read once per kCodeRows rows; what is read soon is fetched beside the first of them. Its
+// arguments are not copied, as in RowProduct.
+HWY_NOINLINE inline void CodeProduct(const FactorRows& a, std::int64_t rows, std::int64_t depth,
+                                     const ElementRows<std::int8_t>& b, const ResultRows& c) {
   CAROUSEL_CHECK(FitsCodeProduct(depth, b.columns));
 #if CAROUSEL_HAS_CODE_PRODUCT
-  while (rows > 0) {
-    const std::int64_t tile = std::min<std::int64_t>(rows, kCodeRows);
-    MultiplyCodesOfRest<kCodeRows>(tile, a, depth, b, c);
-    a.factors += tile * a.stride;
-    a.units += tile;
-    c.base += tile * c.stride;
-    rows -= tile;
-    b.ahead = {};
-  }
+  const std::int64_t tile = std::min<std::int64_t>(rows, kCodeRows);
+  MultiplyCodesOfRest<kCodeRows>(tile, a, depth, b, c);
+  if (rows > tile) CodeProduct(a.Below(tile), rows - tile, depth, b.WithoutAhead(), c.Below(tile));
 #else
   static_cast<void>(a), static_cast<void>(rows), static_cast<void>(c);
 #endif

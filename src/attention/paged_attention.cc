@@ -2,14 +2,18 @@
 #include "attention/paged_attention.h"
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <cstring>
 #include <optional>
+#include <vector>
 
+#include "attention/attention_scratch.h"
+#include "attention/merge_splits.h"
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/cpu_target.h"
 #include "base/parallel.h"
+#include "base/shares.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "attention/paged_attention.cc"
@@ -18,6 +22,7 @@
 #include <hwy/highway.h>
 
 #include "attention/block_products-inl.h"
+#include "attention/planes_ahead-inl.h"
 #include "attention/query_factors-inl.h"
 #include "attention/score_rows-inl.h"
 #include "attention/work.h"
@@ -52,6 +57,7 @@ void ScoreForFewRows(const AttentionInput& input, const WorkGroup& group, ItemSc
   const std::int64_t all_rows = group.count * rows;
   const std::int64_t dim = input.layer->key_dim;
   const std::int64_t stride = ScoreStride(input, first);
+  const PlanesAhead ahead(input, group);
   std::int64_t rotated_by = 0;             // of `rotated`; 0: of none
   std::optional<std::int64_t> rounded_at;  // of `factors`
   for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
@@ -80,7 +86,7 @@ void ScoreForFewRows(const AttentionInput& input, const WorkGroup& group, ItemSc
       float* scores =
           scratch->scores.data() + i * rows * stride + (b - first.first_block) * input.block_size;
       ScoreBlock(input, group.item(i), block, {queries + i * rows * dim, rounded}, stride,
-                 KeysAhead(input, group, b, i), scores, scratch);
+                 ahead.BesideKeys(b, i), scores, scratch);
       if (NeedsMask(input, group.item(i), block))
         MaskScores(input, group.item(i), block, stride, scores);
     }
@@ -94,8 +100,9 @@ inline constexpr std::int64_t kBlocksAtOnce = 2;
 // Blocks [begin, end) of a KV head as rows of floats, side by side, and their tokens' scales.
 // Fewer keys than queries are turned, by the inverse angle: q R k is the same as (R' q) k.
 ElementRows<float> WidenKeysOfBlocks(const AttentionInput& input, const WorkGroup& group,
-                                     std::int64_t at, std::int64_t begin, std::int64_t end,
-                                     const float** token_scales, ItemScratch* scratch) {
+                                     const PlanesAhead& ahead, std::int64_t at, std::int64_t begin,
+                                     std::int64_t end, const float** token_scales,
+                                     ItemScratch* scratch) {
   const std::int64_t stride = (end - begin) * input.block_size;
   *token_scales = nullptr;
   for (std::int64_t b = begin; b < end; ++b) {
@@ -104,7 +111,7 @@ ElementRows<float> WidenKeysOfBlocks(const AttentionInput& input, const WorkGrou
     const std::byte* plane =
         block.data + shape.key_offset(block.first_head + group.item(at).kv_head);
     float* to = scratch->plane.data() + (b - begin) * input.block_size;
-    WidenKeys(input, shape, plane, KeysAhead(input, group, b, at), stride, scratch, to);
+    WidenKeys(input, shape, plane, ahead.BesideKeys(b, at), stride, scratch, to);
     if (input.rotation != nullptr && block.shift_blocks != 0) {
       RotateColumnsInl(input.rotation->rope(), input.rotation->row(-block.shift_blocks),
                        input.block_size, stride, to);
@@ -127,11 +134,12 @@ void ScoreForManyRows(const AttentionInput& input, const WorkGroup& group, std::
   const std::int64_t stride = ScoreStride(input, item);
   const float* queries = scratch->queries.data() + at * rows * dim;
   float* scores = scratch->scores.data() + at * rows * stride;
+  const PlanesAhead ahead(input, group);
   for (std::int64_t b = item.first_block; b < item.last_block; b += kBlocksAtOnce) {
     const std::int64_t end = std::min(item.last_block, b + kBlocksAtOnce);
     const float* token_scales = nullptr;
     const ElementRows<float> keys =
-        WidenKeysOfBlocks(input, group, at, b, end, &token_scales, scratch);
+        WidenKeysOfBlocks(input, group, ahead, at, b, end, &token_scales, scratch);
     float* to = scores + (b - item.first_block) * input.block_size;
     RowProduct(LeftRows{queries, queries, dim}, rows, dim, keys,
                ResultRows{to, stride, false, token_scales});
@@ -159,12 +167,13 @@ void WeighForManyRows(const AttentionInput& input, const WorkGroup& group, std::
   const std::int64_t dim = input.layer->value_dim;
   const std::int64_t stride = ScoreStride(input, item);
   const float* weights = scratch->scores.data() + at * rows * stride;
+  const PlanesAhead ahead(input, group);
   for (std::int64_t b = item.first_block; b < item.last_block; b += kBlocksAtOnce) {
     const std::int64_t end = std::min(item.last_block, b + kBlocksAtOnce);
     std::int64_t tokens = 0;  // all blocks but the last one are full, so weights lie side by side
     for (std::int64_t i = b; i < end; ++i) {
       const AttentionBlock& block = input.blocks[static_cast<std::size_t>(i)];
-      WidenValues(input, item, block, ValuesAhead(input, group, i, at), scratch,
+      WidenValues(input, item, block, ahead.BesideValues(i, at), scratch,
                   scratch->plane.data() + tokens * dim);
       tokens += block.tokens;
     }
@@ -190,41 +199,17 @@ void WeighValues(const AttentionInput& input, const WorkGroup& group, const Part
       WeighForManyRows(input, group, i, to[i].sums, scratch);
     return;
   }
+  const PlanesAhead ahead(input, group);
   for (std::int64_t b = first.first_block; b < first.last_block; ++b) {
     for (std::int64_t i = 0; i < group.count; ++i) {
       const float* weights =
           scratch->scores.data() + i * rows * stride + (b - first.first_block) * input.block_size;
       WeighBlock(input, group.item(i), input.blocks[static_cast<std::size_t>(b)], weights, stride,
-                 ValuesAhead(input, group, b, i), to[i].sums, offsets + i * item_offsets, scratch);
+                 ahead.BesideValues(b, i), to[i].sums, offsets + i * item_offsets, scratch);
     }
   }
   for (std::int64_t i = 0; i < group.count; ++i)
     AddOffsetTotals(offsets + i * item_offsets, rows, dim, to[i].sums);
-}
-
-// to = factor * from, [count].
-void Scale(float factor, const float* HWY_RESTRICT from, std::int64_t count,
-           float* HWY_RESTRICT to) {
-  const hn::ScalableTag<float> full;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
-  const auto factors = hn::Set(full, factor);
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes)
-    hn::StoreU(hn::Mul(factors, hn::LoadU(full, from + i)), full, to + i);
-  for (; i < count; ++i) to[i] = factor * from[i];
-}
-
-// to += factor * from, [count].
-void AddScaled(float factor, const float* HWY_RESTRICT from, std::int64_t count,
-               float* HWY_RESTRICT to) {
-  const hn::ScalableTag<float> full;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
-  const auto factors = hn::Set(full, factor);
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes)
-    hn::StoreU(hn::MulAdd(factors, hn::LoadU(full, from + i), hn::LoadU(full, to + i)), full,
-               to + i);
-  for (; i < count; ++i) to[i] += factor * from[i];
 }
 
 // The work items of one group, from queries to partial outputs, `to` of [group.count]: see WorkItem
@@ -271,37 +256,6 @@ HWY_AFTER_NAMESPACE();
 namespace carousel {
 
 HWY_EXPORT(RunGroup);
-HWY_EXPORT(Scale);
-HWY_EXPORT(AddScaled);
-
-namespace {
-
-// A task's part of the scratch memory; all numbers count elements.
-struct TaskPlan {
-  WorkPlan work;
-  std::int64_t first_item = 0;    // in Scratch::items
-  std::int64_t first_group = 0;   // in the order in which threads take groups
-  std::int64_t first_tile = 0;    // in the order in which tiles are merged
-  std::int64_t first_split = 0;   // in the order in which mass is gathered
-  std::int64_t counted_rows = 0;  // per KV head
-  std::int64_t columns = 0;       // blocks * block_size
-  std::int64_t sums = 0;          // where the task's begin
-  std::int64_t states = 0;
-  std::int64_t counted_weights = 0;
-  std::int64_t counted_factors = 0;
-};
-
-}  // namespace
-
-// Everything that outlives a work item: of all tasks, one after another.
-struct AttentionScratch {
-  std::vector<TaskPlan> plans;  // [tasks + 1]; the last one holds the totals
-  std::vector<WorkItem> items;
-  AlignedBuffer<float> sums;             // per task [items, tile_rows, value_dim]
-  AlignedBuffer<SoftmaxState> states;    // per task [items, tile_rows]
-  AlignedBuffer<float> counted_weights;  // per task [kv_heads, counted_rows, columns]
-  AlignedBuffer<float> counted_factors;  // per task [kv_heads, counted_rows, splits]
-};
 
 PagedAttention::PagedAttention() : scratch_(std::make_unique<AttentionScratch>()) {
   ForceCpuTargetFromEnvironment();
@@ -312,38 +266,10 @@ PagedAttention& PagedAttention::operator=(PagedAttention&&) noexcept = default;
 
 namespace {
 
-// The weight that each split's part gets in the whole softmax of one row (Milakov and Gimelshein
-// 2018: online softmax; the splits' states merge like its steps). A head's sink joins the sum and
-// has no value.
-SoftmaxState MergeStates(const AttentionLayerSpec& layer, std::int64_t head,
-                         const SoftmaxState* states, std::int64_t splits, std::int64_t stride) {
-  SoftmaxState whole;
-  if (!layer.sinks.empty()) {
-    whole.largest = layer.sinks[static_cast<std::size_t>(head)];
-    whole.sum = 1.0F;
-  }
-  for (std::int64_t split = 0; split < splits; ++split) {
-    const SoftmaxState& part = states[split * stride];
-    if (part.sum == 0.0F) continue;
-    const float largest = std::max(whole.largest, part.largest);
-    const float whole_scale = whole.sum == 0.0F ? 0.0F : std::exp(whole.largest - largest);
-    whole.sum = whole.sum * whole_scale + part.sum * std::exp(part.largest - largest);
-    whole.largest = largest;
-  }
-  return whole;
+// Whether the mass of a split comes out of one group, the split's own.
+bool GathersOwnMass(const TaskPlan& plan) {
+  return plan.counted_rows > 0 && plan.work.groups == plan.work.splits;
 }
-
-// Loops of fewer multiplications are over before another thread has woken up.
-constexpr std::int64_t kFewMultiplications = 1 << 16;
-
-// task(i) for each i below count, on all cores if the work is worth it.
-template <class Task>
-void ForEach(std::int64_t count, std::int64_t multiplications, const Task& task) {
-  if (multiplications >= kFewMultiplications) return ParallelFor(count, task);
-  for (std::int64_t i = 0; i < count; ++i) task(i);
-}
-
-std::int64_t GroupOf(const AttentionLayerSpec& layer) { return layer.query_heads / layer.kv_heads; }
 
 // Cuts every task into work items; each gets as many as its share of all the work asks for.
 void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* items,
@@ -368,12 +294,11 @@ void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* item
     const std::int64_t task_items = std::ssize(*items) - next.first_item;
     next.first_item = std::ssize(*items);
     next.first_group += next.work.groups;
-    next.first_tile += task_items / next.work.splits;
-    next.first_split += input.counted_queries > 0 ? next.work.splits : 0;
+    if (task.output.out != nullptr) next.first_tile += task_items / next.work.splits;
+    if (next.counted_rows > 0 && !GathersOwnMass(next)) next.first_split += next.work.splits;
     next.sums += task_items * next.work.tile_rows * input.layer->value_dim;
     next.states += task_items * next.work.tile_rows;
     next.counted_weights += input.kv_heads * next.counted_rows * next.columns;
-    next.counted_factors += input.kv_heads * next.counted_rows * next.work.splits;
   }
   plans->push_back(next);
 }
@@ -386,16 +311,9 @@ std::size_t TaskOf(const std::vector<TaskPlan>& plans, std::int64_t TaskPlan::*f
   return task;
 }
 
-// What is compiled per instruction set, chosen once per call.
-struct Kernels {
-  decltype(&HWY_DYNAMIC_DISPATCH(RunGroup)) run_group;
-  decltype(&HWY_DYNAMIC_DISPATCH(Scale)) scale;
-  decltype(&HWY_DYNAMIC_DISPATCH(AddScaled)) add_scaled;
-};
-
 // Runs a group of a task's work items; their parts go to the scratch memory.
 void RunWork(const AttentionTask& task, const TaskPlan& plan, std::int64_t group,
-             const Kernels& kernels, AttentionScratch* scratch) {
+             decltype(&HWY_DYNAMIC_DISPATCH(RunGroup)) run_group, AttentionScratch* scratch) {
   const AttentionInput& input = task.input;
   const WorkGroup work = plan.work.group(group, scratch->items.data() + plan.first_item);
   thread_local std::vector<PartialOutput> to;  // kept, so that a step allocates nothing
@@ -411,63 +329,35 @@ void RunWork(const AttentionTask& task, const TaskPlan& plan, std::int64_t group
                            work.item(i).kv_head * plan.counted_rows * plan.columns;
     part.columns = plan.columns;
   }
-  kernels.run_group(input, work, to.data());
+  run_group(input, work, to.data());
 }
 
-// Items of one tile lie side by side, one per split: merges them into the output rows, and keeps
-// each split's factor for the counted rows.
-void MergeTile(const AttentionTask& task, const TaskPlan& plan, std::int64_t tile,
-               const Kernels& kernels, AttentionScratch* scratch) {
-  const AttentionInput& input = task.input;
-  const AttentionLayerSpec& layer = *input.layer;
-  const std::int64_t group = GroupOf(layer);
-  const std::int64_t splits = plan.work.splits;
-  const std::int64_t tile_rows = plan.work.tile_rows;
-  const std::int64_t first = tile * splits;
-  const WorkItem& item = scratch->items[static_cast<std::size_t>(plan.first_item + first)];
-  const std::int64_t part_stride = tile_rows * layer.value_dim;
-  const float* tile_sums = scratch->sums.data() + plan.sums + first * part_stride;
-  const SoftmaxState* tile_states = scratch->states.data() + plan.states + first * tile_rows;
-  float* factors = scratch->counted_factors.data() + plan.counted_factors +
-                   item.kv_head * plan.counted_rows * splits;
-  for (std::int64_t row = item.first_row; row < item.last_row; ++row) {
-    const std::int64_t head = (input.first_kv_head + item.kv_head) * group + row % group;
-    const SoftmaxState* states = tile_states + (row - item.first_row);
-    const float* sums = tile_sums + (row - item.first_row) * layer.value_dim;
-    const SoftmaxState whole = MergeStates(layer, head, states, splits, tile_rows);
-    float* out = nullptr;
-    if (task.output.out != nullptr)
-      out = task.output.out + (row / group * layer.query_heads + head) * layer.value_dim;
-    const std::int64_t counted = row - (input.queries * group - plan.counted_rows);
-    for (std::int64_t split = 0; split < splits; ++split) {
-      const SoftmaxState& part = states[split * tile_rows];
-      const float factor =
-          part.sum == 0.0F ? 0.0F : std::exp(part.largest - whole.largest) / whole.sum;
-      if (out != nullptr) {
-        const auto add = split == 0 ? kernels.scale : kernels.add_scaled;
-        add(factor, sums + split * part_stride, layer.value_dim, out);
-      }
-      if (counted >= 0) factors[counted * splits + split] = factor;
-    }
+// A thread's share of a call: groups, then the outputs of tiles and the mass of splits.
+void RunShare(std::span<const AttentionTask> tasks, std::int64_t worker,
+              decltype(&HWY_DYNAMIC_DISPATCH(RunGroup)) run_group, AttentionScratch* scratch) {
+  const std::vector<TaskPlan>& plans = scratch->plans;
+  const std::int64_t groups = plans.back().first_group;
+  thread_local std::vector<std::int64_t> own;  // groups; kept, so that a step allocates nothing
+  own.clear();
+  own.reserve(static_cast<std::size_t>(groups));
+  for (std::int64_t i = scratch->groups.Take(worker); i >= 0; i = scratch->groups.Take(worker)) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
+    RunWork(tasks[task], plans[task], i - plans[task].first_group, run_group, scratch);
+    if (GathersOwnMass(plans[task])) own.push_back(i);
+    scratch->groups_done.fetch_add(1, std::memory_order_release);
   }
-}
-
-// The mass of one split's tokens, over all heads and counted rows.
-void GatherMass(const AttentionTask& task, const TaskPlan& plan, std::int64_t split,
-                const Kernels& kernels, const AttentionScratch& scratch) {
-  const AttentionInput& input = task.input;
-  const std::int64_t splits = plan.work.splits;
-  const BlockRange range =
-      SplitRange(static_cast<std::int64_t>(input.blocks.size()), splits, split);
-  const std::int64_t begin = range.first * input.block_size;
-  const std::int64_t count = (range.last - range.first) * input.block_size;
-  const float* factors = scratch.counted_factors.data() + plan.counted_factors;
-  const float* weights = scratch.counted_weights.data() + plan.counted_weights;
-  float* mass = task.output.token_mass.data() + begin;
-  std::fill(mass, mass + count, 0.0F);
-  for (std::int64_t row = 0; row < input.kv_heads * plan.counted_rows; ++row) {
-    kernels.add_scaled(factors[row * splits + split], weights + row * plan.columns + begin, count,
-                       mass);
+  AwaitCount(scratch->groups_done, groups);
+  for (std::int64_t i = scratch->tiles.Take(worker); i >= 0; i = scratch->tiles.Take(worker)) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_tile, i);
+    MergeTile(tasks[task], plans[task], i - plans[task].first_tile, *scratch);
+  }
+  for (const std::int64_t i : own) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
+    GatherMass(tasks[task], plans[task], i - plans[task].first_group, *scratch);
+  }
+  for (std::int64_t i = scratch->splits.Take(worker); i >= 0; i = scratch->splits.Take(worker)) {
+    const std::size_t task = TaskOf(plans, &TaskPlan::first_split, i);
+    GatherMass(tasks[task], plans[task], i - plans[task].first_split, *scratch);
   }
 }
 
@@ -475,28 +365,21 @@ void GatherMass(const AttentionTask& task, const TaskPlan& plan, std::int64_t sp
 
 void PagedAttention::Run(std::span<const AttentionTask> tasks) {
   if (tasks.empty()) return;
-  const std::vector<TaskPlan>& plans = scratch_->plans;
   PlanTasks(tasks, &scratch_->items, &scratch_->plans);
-  const TaskPlan& total = plans.back();
+  const TaskPlan& total = scratch_->plans.back();
   scratch_->sums.Reserve(static_cast<std::size_t>(total.sums));
   scratch_->states.Reserve(static_cast<std::size_t>(total.states));
   scratch_->counted_weights.Reserve(static_cast<std::size_t>(total.counted_weights));
-  scratch_->counted_factors.Reserve(static_cast<std::size_t>(total.counted_factors));
-  const Kernels kernels{&HWY_DYNAMIC_DISPATCH(RunGroup), &HWY_DYNAMIC_DISPATCH(Scale),
-                        &HWY_DYNAMIC_DISPATCH(AddScaled)};
-
-  ParallelFor(total.first_group, [&](std::int64_t i) {
-    const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
-    RunWork(tasks[task], plans[task], i - plans[task].first_group, kernels, scratch_.get());
-  });
-  ForEach(total.first_tile, total.sums, [&](std::int64_t i) {
-    const std::size_t task = TaskOf(plans, &TaskPlan::first_tile, i);
-    MergeTile(tasks[task], plans[task], i - plans[task].first_tile, kernels, scratch_.get());
-  });
-  ForEach(total.first_split, total.counted_weights, [&](std::int64_t i) {
-    const std::size_t task = TaskOf(plans, &TaskPlan::first_split, i);
-    GatherMass(tasks[task], plans[task], i - plans[task].first_split, kernels, *scratch_);
-  });
+  // One parallel loop for all of it: beginning another costs as much as a short context does, and
+  // what a thread has left behind is in its core's cache.
+  const std::int64_t workers = std::min(ParallelWidth(), total.first_group);
+  scratch_->groups.Reset(total.first_group, workers);
+  scratch_->tiles.Reset(total.first_tile, workers);
+  scratch_->splits.Reset(total.first_split, workers);
+  scratch_->groups_done = 0;
+  const auto run_group = HWY_DYNAMIC_DISPATCH(RunGroup);
+  ParallelFor(workers,
+              [&](std::int64_t worker) { RunShare(tasks, worker, run_group, scratch_.get()); });
 }
 
 }  // namespace carousel

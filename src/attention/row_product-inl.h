@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 HWY_BEFORE_NAMESPACE();
 namespace carousel {
@@ -64,6 +65,7 @@ struct ElementRows {
 
   static constexpr bool kIsPacked = false;
 
+  ElementRows WithoutAhead() const { return {base, stride, columns, {}}; }
   HWY_INLINE std::int64_t row_bytes() const {
     return stride * static_cast<std::int64_t>(sizeof(Element));
   }
@@ -84,6 +86,11 @@ struct ElementRows {
   HWY_INLINE std::int64_t SecondColumn(D d) const {
     return static_cast<std::int64_t>(hn::Lanes(d));
   }
+  // How far the next pair is.
+  template <class D>
+  HWY_INLINE std::int64_t PairColumns(D d) const {
+    return 2 * SecondColumn(d);
+  }
 };
 // clang 14 has no deduction for aggregates.
 template <class T>
@@ -97,6 +104,7 @@ struct NibbleRows {
 
   static constexpr bool kIsPacked = true;
 
+  NibbleRows WithoutAhead() const { return {base, columns, {}}; }
   HWY_INLINE std::int64_t row_bytes() const { return columns / 2; }
 
   template <class D>
@@ -112,6 +120,10 @@ struct NibbleRows {
   HWY_INLINE std::int64_t SecondColumn(D /*d*/) const {
     return columns / 2;
   }
+  template <class D>
+  HWY_INLINE std::int64_t PairColumns(D d) const {
+    return static_cast<std::int64_t>(hn::Lanes(d));
+  }
 };
 
 // A, [rows, depth]. `second` is what the second vector of a pair is multiplied by: the same
@@ -120,6 +132,10 @@ struct LeftRows {
   const float* first;
   const float* second;
   std::int64_t stride;
+
+  LeftRows Below(std::int64_t rows) const {
+    return {first + rows * stride, second + rows * stride, stride};
+  }
 };
 
 // C, [rows, columns].
@@ -128,6 +144,10 @@ struct ResultRows {
   std::int64_t stride;
   bool accumulate;            // += instead of =
   const float* column_scale;  // [columns]: multiplies the sums before they are stored; or null
+
+  ResultRows Below(std::int64_t rows) const {
+    return {base + rows * stride, stride, accumulate, column_scale};
+  }
 };
 
 // Into the level that is said: which one serves a core better is measured (base/prefetch.h).
@@ -144,78 +164,97 @@ HWY_INLINE void Fetch(const Ahead& ahead, std::int64_t begin, std::int64_t end) 
     __builtin_prefetch(ahead.data + begin, kRead, kSecondLevel);
 }
 
-// Few rows leave the multiply-adds waiting for one another: then every second step has sums of its
-// own.
+// Pairs of vectors of columns whose sums are held at once: with few rows registers are left for
+// two, so that a row of B is read in one go.
 template <int kRows>
-inline constexpr int kChains = kRows <= 3 ? 2 : 1;
+inline constexpr int kColumnPairs = HWY_MAX_BYTES >= 64 && kRows <= 4 ? 2 : 1;
 
-// Step k of a product: row k of a pair of B's columns times column k of A.
-template <int kRows, class D, class Rows>
+// Few sums leave the multiply-adds waiting for one another: then every second step has sums of its
+// own.
+template <int kRows, int kPairs>
+inline constexpr int kChains = kRows* kPairs <= 3 ? 2 : 1;
+
+// Step k of a product: row k of kPairs pairs of B's columns times column k of A.
+template <int kRows, int kPairs, class D, class Rows>
 HWY_INLINE void AddStep(D d, const LeftRows& a, std::int64_t k, const Rows& b, std::int64_t column,
                         hn::Vec<D>* HWY_RESTRICT first_sums, hn::Vec<D>* HWY_RESTRICT second_sums) {
-  hn::Vec<D> first_column;
-  hn::Vec<D> second_column;
-  b.LoadPair(d, k, column, first_column, second_column);
+  hn::Vec<D> first_columns[kPairs];
+  hn::Vec<D> second_columns[kPairs];
+#pragma GCC unroll 2
+  for (int pair = 0; pair < kPairs; ++pair) {
+    b.LoadPair(d, k, column + pair * b.PairColumns(d), first_columns[pair], second_columns[pair]);
+  }
 #pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row) {
     const auto factor = hn::Set(d, a.first[row * a.stride + k]);
-    first_sums[row] = hn::MulAdd(factor, first_column, first_sums[row]);
-    if constexpr (Rows::kIsPacked) {
-      const auto second_factor = hn::Set(d, a.second[row * a.stride + k]);
-      second_sums[row] = hn::MulAdd(second_factor, second_column, second_sums[row]);
-    } else {
-      second_sums[row] = hn::MulAdd(factor, second_column, second_sums[row]);
+    auto second_factor = factor;
+    if constexpr (Rows::kIsPacked) second_factor = hn::Set(d, a.second[row * a.stride + k]);
+#pragma GCC unroll 2
+    for (int pair = 0; pair < kPairs; ++pair) {
+      auto& first_sum = first_sums[pair * kRows + row];
+      auto& second_sum = second_sums[pair * kRows + row];
+      first_sum = hn::MulAdd(factor, first_columns[pair], first_sum);
+      second_sum = hn::MulAdd(second_factor, second_columns[pair], second_sum);
     }
   }
 }
 
-// Both vectors of a pair for kRows rows.
-template <int kRows, bool kFetch, class D, class Rows>
+// Two vectors of a row of C, scaled and added to what is there where that is asked for.
+template <class D>
+HWY_INLINE void StorePair(D d, hn::Vec<D> first, hn::Vec<D> second, std::int64_t column,
+                          std::int64_t second_column, const ResultRows& c,
+                          float* HWY_RESTRICT row) {
+  if (c.column_scale != nullptr) {
+    first = hn::Mul(first, hn::LoadU(d, c.column_scale + column));
+    second = hn::Mul(second, hn::LoadU(d, c.column_scale + second_column));
+  }
+  if (c.accumulate) {
+    first = hn::Add(first, hn::LoadU(d, row + column));
+    second = hn::Add(second, hn::LoadU(d, row + second_column));
+  }
+  hn::StoreU(first, d, row + column);
+  hn::StoreU(second, d, row + second_column);
+}
+
+// kPairs pairs of vectors of columns for kRows rows.
+template <int kRows, int kPairs, bool kFetch, class D, class Rows>
 HWY_INLINE void MultiplyPairs(D d, const LeftRows& a, std::int64_t depth, const Rows& b,
                               std::int64_t column, const ResultRows& c) {
-  const std::int64_t second = b.SecondColumn(d);
-  hn::Vec<D> first_sums[kChains<kRows>][kRows];
-  hn::Vec<D> second_sums[kChains<kRows>][kRows];
+  constexpr int kSums = kPairs * kRows;
+  constexpr int kSteps = kChains<kRows, kPairs>;
+  hn::Vec<D> first_sums[kSteps][kSums];
+  hn::Vec<D> second_sums[kSteps][kSums];
 #pragma GCC unroll 2
-  for (int chain = 0; chain < kChains<kRows>; ++chain) {
+  for (int chain = 0; chain < kSteps; ++chain) {
 #pragma GCC unroll 12
-    for (int row = 0; row < kRows; ++row) {
-      first_sums[chain][row] = hn::Zero(d);
-      second_sums[chain][row] = hn::Zero(d);
-    }
+    for (int i = 0; i < kSums; ++i) first_sums[chain][i] = second_sums[chain][i] = hn::Zero(d);
   }
   const std::int64_t row_bytes = b.row_bytes();
   std::int64_t k = 0;
-  for (; k + kChains<kRows> <= depth; k += kChains<kRows>) {
-    if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, (k + kChains<kRows>)*row_bytes);
+  for (; k + kSteps <= depth; k += kSteps) {
+    if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, (k + kSteps) * row_bytes);
 #pragma GCC unroll 2
-    for (int chain = 0; chain < kChains<kRows>; ++chain)
-      AddStep<kRows>(d, a, k + chain, b, column, first_sums[chain], second_sums[chain]);
+    for (int chain = 0; chain < kSteps; ++chain)
+      AddStep<kRows, kPairs>(d, a, k + chain, b, column, first_sums[chain], second_sums[chain]);
   }
-  if constexpr (kChains<kRows> == 2) {
-    if (k < depth) AddStep<kRows>(d, a, k, b, column, first_sums[0], second_sums[0]);
+  if constexpr (kSteps == 2) {
+    if (k < depth) AddStep<kRows, kPairs>(d, a, k, b, column, first_sums[0], second_sums[0]);
 #pragma GCC unroll 12
-    for (int row = 0; row < kRows; ++row) {
-      first_sums[0][row] = hn::Add(first_sums[0][row], first_sums[1][row]);
-      second_sums[0][row] = hn::Add(second_sums[0][row], second_sums[1][row]);
+    for (int i = 0; i < kSums; ++i) {
+      first_sums[0][i] = hn::Add(first_sums[0][i], first_sums[1][i]);
+      second_sums[0][i] = hn::Add(second_sums[0][i], second_sums[1][i]);
     }
   }
   if constexpr (kFetch) Fetch(b.ahead, k * row_bytes, b.ahead.bytes);
-  float* HWY_RESTRICT to = c.base + column;
+  float* HWY_RESTRICT to = c.base;
 #pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row, to += c.stride) {
-    auto first_sum = first_sums[0][row];
-    auto second_sum = second_sums[0][row];
-    if (c.column_scale != nullptr) {
-      first_sum = hn::Mul(first_sum, hn::LoadU(d, c.column_scale + column));
-      second_sum = hn::Mul(second_sum, hn::LoadU(d, c.column_scale + column + second));
+#pragma GCC unroll 2
+    for (int pair = 0; pair < kPairs; ++pair) {
+      const std::int64_t at = column + pair * b.PairColumns(d);
+      const int i = pair * kRows + row;
+      StorePair(d, first_sums[0][i], second_sums[0][i], at, at + b.SecondColumn(d), c, to);
     }
-    if (c.accumulate) {
-      first_sum = hn::Add(first_sum, hn::LoadU(d, to));
-      second_sum = hn::Add(second_sum, hn::LoadU(d, to + second));
-    }
-    hn::StoreU(first_sum, d, to);
-    hn::StoreU(second_sum, d, to + second);
   }
 }
 
@@ -252,7 +291,7 @@ HWY_NOINLINE void MultiplyLastColumns(LeftRows a, std::int64_t rows, std::int64_
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t at = column; at < end; ++at) {
       if constexpr (Rows::kIsPacked) {
-        MultiplyPairs<1, false>(one, a, depth, b, at, c);
+        MultiplyPairs<1, 1, false>(one, a, depth, b, at, c);
       } else {
         MultiplySingles<1>(one, a, depth, b, at, c);
       }
@@ -269,21 +308,30 @@ HWY_INLINE void MultiplyRows(const LeftRows& a, std::int64_t depth, const Rows& 
                              const ResultRows& c) {
   const hn::ScalableTag<float> full;
   const hn::CappedTag<float, 8> eight;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(full));
   const auto eight_lanes = static_cast<std::int64_t>(hn::Lanes(eight));
   // How far a vector of each column goes: half a row where the other half comes with it.
   const std::int64_t end = Rows::kIsPacked ? b.columns / 2 : b.columns;
-  const std::int64_t pair = Rows::kIsPacked ? lanes : 2 * lanes;
+  const std::int64_t pair = b.PairColumns(full);
+  constexpr int kPairs = kColumnPairs<kRows>;
+  bool fetches = b.ahead.data != nullptr;
   std::int64_t column = 0;
-  if (b.ahead.data != nullptr && pair <= end) {
-    MultiplyPairs<kRows, true>(full, a, depth, b, column, c);
-    column += pair;
+  for (; column + kPairs * pair <= end; column += kPairs * pair) {
+    if (std::exchange(fetches, false)) {
+      MultiplyPairs<kRows, kPairs, true>(full, a, depth, b, column, c);
+    } else {
+      MultiplyPairs<kRows, kPairs, false>(full, a, depth, b, column, c);
+    }
   }
-  for (; column + pair <= end; column += pair)
-    MultiplyPairs<kRows, false>(full, a, depth, b, column, c);
+  for (; kPairs > 1 && column + pair <= end; column += pair) {
+    if (std::exchange(fetches, false)) {
+      MultiplyPairs<kRows, 1, true>(full, a, depth, b, column, c);
+    } else {
+      MultiplyPairs<kRows, 1, false>(full, a, depth, b, column, c);
+    }
+  }
   for (; column + eight_lanes <= end; column += eight_lanes) {
     if constexpr (Rows::kIsPacked) {
-      MultiplyPairs<kRows, false>(eight, a, depth, b, column, c);
+      MultiplyPairs<kRows, 1, false>(eight, a, depth, b, column, c);
     } else {
       MultiplySingles<kRows>(eight, a, depth, b, column, c);
     }
@@ -302,25 +350,35 @@ HWY_INLINE void MultiplyRest(std::int64_t rows, const LeftRows& a, std::int64_t 
   }
 }
 
-// C[rows, columns] (+)= A[rows, depth] B[depth, columns]. Any sizes; columns are even where B is
-// packed. B is read once per tile of rows; what is read soon is fetched beside the first tile.
 template <class Rows>
-HWY_NOINLINE void RowProduct(LeftRows a, std::int64_t rows, std::int64_t depth, Rows b,
-                             ResultRows c) {
-  while (rows > 0) {
-    const std::int64_t tile =
-        rows >= kTileRows ? kTileRows : std::min<std::int64_t>(rows, kRestRows);
-    if (tile == kTileRows) {
-      MultiplyRows<kTileRows>(a, depth, b, c);
-    } else {
-      MultiplyRest<kRestRows>(tile, a, depth, b, c);
-    }
-    a.first += tile * a.stride;
-    a.second += tile * a.stride;
-    c.base += tile * c.stride;
-    rows -= tile;
+void RowProduct(const LeftRows& a, std::int64_t rows, std::int64_t depth, const Rows& b,
+                const ResultRows& c);
+
+// RowProduct for at least kTileRows rows.
+template <class Rows>
+HWY_NOINLINE void MultiplyTiles(LeftRows a, std::int64_t rows, std::int64_t depth, Rows b,
+                                ResultRows c) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    MultiplyRows<kTileRows>(a, depth, b, c);
+    a = a.Below(kTileRows);
+    c = c.Below(kTileRows);
     b.ahead = {};
   }
+  if (rows > 0) RowProduct(a, rows, depth, b, c);
+}
+
+// C[rows, columns] (+)= A[rows, depth] B[depth, columns]. Any sizes; columns are even where B is
+// packed. B is read once per tile of rows; what is read soon is fetched beside the first tile.
+//
+// Few rows, as decode has them, read the arguments where the caller has just put them: a copy would
+// wait until they are in the cache.
+template <class Rows>
+HWY_NOINLINE void RowProduct(const LeftRows& a, std::int64_t rows, std::int64_t depth,
+                             const Rows& b, const ResultRows& c) {
+  if (rows >= kTileRows) return MultiplyTiles(a, rows, depth, b, c);
+  const std::int64_t tile = std::min<std::int64_t>(rows, kRestRows);
+  MultiplyRest<kRestRows>(tile, a, depth, b, c);
+  if (rows > tile) RowProduct(a.Below(tile), rows - tile, depth, b.WithoutAhead(), c.Below(tile));
 }
 
 }  // namespace HWY_NAMESPACE

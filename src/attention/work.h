@@ -63,6 +63,10 @@ struct WorkPlan {
             .stride = items_per_head,
             .count = group_heads};
   }
+  // The item of the first split of the tile that a row of a KV head is in.
+  std::int64_t item_of(std::int64_t kv_head, std::int64_t row) const {
+    return (kv_head * tiles + tiles - 1 - row / tile_rows) * splits;  // the longest rows first
+  }
 };
 
 struct BlockRange {
