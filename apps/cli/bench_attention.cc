@@ -43,6 +43,7 @@ struct PhaseOfContext {
   bool is_decode = true;
   std::int64_t context = 0;
   std::int64_t queries = 0;
+  double memory_gb_per_s = 0.0;  // that a plain sum reads meanwhile
 };
 
 AttentionShape ShapeOf(const BenchAttentionFlags& flags, Backend* backend) {
@@ -113,10 +114,12 @@ class AttentionBench {
 
  private:
   using Contenders = std::vector<std::unique_ptr<AttentionContender>>;
+  using Caches = std::vector<std::shared_ptr<const OurCaches>>;  // one for each type
 
-  void RunPhase(const PhaseOfContext& phase);
+  void RunPhase(PhaseOfContext phase);
   void RunEvictions(std::int64_t context);
-  Contenders MakeContenders(const AttentionLoad& load);
+  Caches MakeCaches(const AttentionLoad& load) const;
+  Contenders MakeContenders(const AttentionLoad& load, const Caches& caches);
   void AddRivals(const AttentionLoad& load, Contenders* contenders);
   void ReportMachine();
   void ReportHeading(const PhaseOfContext& phase, const AttentionShape& shape);
@@ -138,16 +141,20 @@ class AttentionBench {
   bool told_of_no_rival_ = false;
 };
 
-void AttentionBench::RunPhase(const PhaseOfContext& phase) {
+void AttentionBench::RunPhase(PhaseOfContext phase) {
   AttentionShape shape = model_shape_;
   shape.context = phase.context;
   shape.queries = phase.queries;
   shape.layers = LayersOfRun(shape, phase.is_decode);
   const AttentionLoad load =
       MakeAttentionLoad(shape, phase.is_decode ? kCacheTimes * machine_.cache_bytes : 0);
-  const Contenders contenders = MakeContenders(load);
+  const Caches caches = MakeCaches(load);
+  const Contenders contenders = MakeContenders(load, caches);
   std::vector<Contender*> runners;
   for (const auto& contender : contenders) runners.push_back(contender.get());
+  // What memory gives changes while the program runs, so its reader takes part in every round.
+  std::optional<MemoryReader> reader;
+  if (phase.is_decode) runners.push_back(&reader.emplace(caches.front()->memory()));
   const std::vector<Spread> spreads = TakeTurns(
       runners, {.count = flags_.rounds, .enough_seconds = static_cast<double>(flags_.seconds)},
       [&](std::int64_t round) {
@@ -157,6 +164,9 @@ void AttentionBench::RunPhase(const PhaseOfContext& phase) {
                        : fmt::format("round {} of {}", round, flags_.rounds)));
       });
   progress_.Hide();
+  phase.memory_gb_per_s = reader
+                              ? static_cast<double>(reader->bytes()) / spreads.back().median * 1e-9
+                              : machine_.memory_gb_per_s;
   ReportHeading(phase, shape);
   for (std::size_t i = 0; i < contenders.size(); ++i) {
     const AttentionContender::Facts& facts = contenders[i]->facts();
@@ -214,12 +224,19 @@ void AttentionBench::ReportEviction(std::int64_t context, KvType type, Rotation 
            {"rewritten_keys", cost.rewritten_keys}});
 }
 
-AttentionBench::Contenders AttentionBench::MakeContenders(const AttentionLoad& load) {
+AttentionBench::Caches AttentionBench::MakeCaches(const AttentionLoad& load) const {
+  Caches caches;
+  for (const KvType type : flags_.kv_types)
+    caches.push_back(std::make_shared<const OurCaches>(load, type));
+  return caches;
+}
+
+AttentionBench::Contenders AttentionBench::MakeContenders(const AttentionLoad& load,
+                                                          const Caches& caches) {
   Contenders contenders;
-  for (const KvType type : flags_.kv_types) {
-    const auto caches = std::make_shared<const OurCaches>(load, type);
+  for (const auto& of_type : caches) {
     for (const std::int64_t shifts : flags_.shifts)
-      contenders.push_back(std::make_unique<OurAttention>(load, caches, shifts));
+      contenders.push_back(std::make_unique<OurAttention>(load, of_type, shifts));
   }
   if (!flags_.no_openvino) AddRivals(load, &contenders);
   return contenders;
@@ -265,18 +282,18 @@ void AttentionBench::ReportMachine() {
 void AttentionBench::ReportHeading(const PhaseOfContext& phase, const AttentionShape& shape) {
   if (!table_) return;
   const AttentionLayerSpec& layer = shape.layer;
-  console_->out.Write(
-      fmt::format("\n{}: {} {} over {} tokens, {} query heads, {} KV heads of {}\n"
-                  "{:<9} {:<5} {:<12} {:>12} {:>26} {:>7} {:>5} {:>9} {:>5}\n",
-                  phase.is_decode ? "decode" : "prompt", Grouped(phase.queries),
-                  phase.queries == 1 ? "query" : "queries", Grouped(phase.context),
-                  layer.query_heads, layer.kv_heads, layer.key_dim, "engine", "cache", "shifts",
-                  "us per layer", "(least to most)", "GB/s", "%", "GFLOP/s", "%"));
+  console_->out.Write(fmt::format(
+      "\n{}: {} {} over {} tokens, {} query heads, {} KV heads of {}; memory {:.1f} GB/s\n"
+      "{:<9} {:<5} {:<12} {:>12} {:>26} {:>7} {:>5} {:>9} {:>5}\n",
+      phase.is_decode ? "decode" : "prompt", Grouped(phase.queries),
+      phase.queries == 1 ? "query" : "queries", Grouped(phase.context), layer.query_heads,
+      layer.kv_heads, layer.key_dim, phase.memory_gb_per_s, "engine", "cache", "shifts",
+      "us per layer", "(least to most)", "GB/s", "%", "GFLOP/s", "%"));
 }
 
 void AttentionBench::Report(const PhaseOfContext& phase, const AttentionContender::Facts& facts,
                             const Figures& figures) {
-  const double memory_percent = 100.0 * figures.gb_per_s / machine_.memory_gb_per_s;
+  const double memory_percent = 100.0 * figures.gb_per_s / phase.memory_gb_per_s;
   const double peak_percent = 100.0 * figures.gflop_per_s / machine_.peak_gflop_per_s;
   const Spread& seconds = figures.seconds;
   if (table_) {
@@ -300,6 +317,7 @@ void AttentionBench::Report(const PhaseOfContext& phase, const AttentionContende
            {"seconds_least", seconds.least},
            {"seconds_most", seconds.most},
            {"gb_per_s", figures.gb_per_s},
+           {"memory_gb_per_s", phase.memory_gb_per_s},
            {"memory_percent", memory_percent},
            {"gflop_per_s", figures.gflop_per_s},
            {"peak_percent", peak_percent}});

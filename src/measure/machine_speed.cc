@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/parallel.h"
 
@@ -27,10 +28,10 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Reads `count` floats, a multiple of 256, and returns their sum so that the reading is not left
+// Reads `count` words, a multiple of 256, and returns their sum so that the reading is not left
 // out.
-float ReadFloats(const float* from, std::size_t count) {
-  const hn::ScalableTag<float> full;
+std::uint32_t ReadWords(const std::uint32_t* from, std::size_t count) {
+  const hn::ScalableTag<std::uint32_t> full;
   const std::size_t lanes = hn::Lanes(full);
   auto a = hn::Zero(full);
   auto b = a;
@@ -91,7 +92,7 @@ HWY_AFTER_NAMESPACE();
 
 namespace carousel {
 
-HWY_EXPORT(ReadFloats);
+HWY_EXPORT(ReadWords);
 HWY_EXPORT(MultiplyAdds);
 HWY_EXPORT(FlopsOfStep);
 HWY_EXPORT(NameOfTarget);
@@ -104,6 +105,8 @@ namespace fs = std::filesystem;
 constexpr double kSecondsOfPasses = 0.5;
 // Tasks per thread, so that a thread that starts late leaves its share to the others.
 constexpr std::int64_t kTasksPerThread = 8;
+// What a part of a read is a multiple of: what the loop reads at once.
+constexpr std::int64_t kPartMultiple = 4096;
 
 // The shortest of many runs of task(0), ..., task(tasks - 1); their results are kept from being
 // optimised away.
@@ -121,21 +124,24 @@ double LeastSeconds(std::int64_t tasks, const std::function<float(std::int64_t)>
   return least;
 }
 
-double MeasureMemory(std::int64_t tasks, std::int64_t cache_bytes) {
+double MeasureMemory(std::int64_t cache_bytes) {
   constexpr std::int64_t kLeastBytes = std::int64_t{256} << 20;
-  constexpr std::int64_t kPageFloats = 1024;
   const std::int64_t bytes = std::max(kLeastBytes, 8 * cache_bytes);
-  const std::int64_t floats_of_task =
-      bytes / static_cast<std::int64_t>(sizeof(float)) / tasks / kPageFloats * kPageFloats;
-  AlignedBuffer<float> buffer(static_cast<std::size_t>(floats_of_task * tasks));
-  const auto part = [&](std::int64_t i) { return buffer.data() + i * floats_of_task; };
+  AlignedBuffer<std::byte> buffer(static_cast<std::size_t>(bytes));
   // Written first: pages that nobody has written are all the same one.
-  ParallelFor(tasks, [&](std::int64_t i) { std::fill_n(part(i), floats_of_task, 1.0F); });
-  const auto read = HWY_DYNAMIC_DISPATCH(ReadFloats);
-  const double seconds = LeastSeconds(tasks, [&](std::int64_t i) {
-    return read(part(i), static_cast<std::size_t>(floats_of_task));
+  constexpr std::int64_t kPageBytes = 4096;
+  ParallelFor(bytes / kPageBytes, [&](std::int64_t i) {
+    std::fill_n(buffer.data() + i * kPageBytes, kPageBytes, std::byte{1});
   });
-  return static_cast<double>(buffer.size() * sizeof(float)) / seconds * 1e-9;
+  MemoryReader reader({buffer.data(), buffer.size()});
+  double least = 1e9;
+  const auto first = Clock::now();
+  while (SecondsSince(first) < kSecondsOfPasses) {
+    const auto begin = Clock::now();
+    reader.Run();
+    least = std::min(least, SecondsSince(begin));
+  }
+  return static_cast<double>(reader.bytes()) / least * 1e-9;
 }
 
 double MeasureMultiplyAdds(std::int64_t tasks) {
@@ -182,13 +188,28 @@ std::int64_t LastLevelCacheBytes() {
   return sum > 0 ? sum : kGuess;
 }
 
+MemoryReader::MemoryReader(std::span<const std::byte> memory)
+    : memory_(memory), sums_(static_cast<std::size_t>(ParallelWidth() * kTasksPerThread)) {
+  part_bytes_ = std::ssize(memory) / std::ssize(sums_) / kPartMultiple * kPartMultiple;
+  CAROUSEL_CHECK_GT(part_bytes_, 0);
+}
+
+void MemoryReader::Run() {
+  const auto read = HWY_DYNAMIC_DISPATCH(ReadWords);
+  const auto words = static_cast<std::size_t>(part_bytes_) / sizeof(std::uint32_t);
+  ParallelFor(std::ssize(sums_), [&](std::int64_t i) {
+    const std::byte* part = memory_.data() + i * part_bytes_;
+    sums_[static_cast<std::size_t>(i)] = read(reinterpret_cast<const std::uint32_t*>(part), words);
+  });
+}
+
 MachineSpeed MeasureMachine() {
   MachineSpeed speed;
   speed.target = HWY_DYNAMIC_DISPATCH(NameOfTarget)();
   speed.threads = ParallelWidth();
   speed.cache_bytes = LastLevelCacheBytes();
   const std::int64_t tasks = speed.threads * kTasksPerThread;
-  speed.memory_gb_per_s = MeasureMemory(tasks, speed.cache_bytes);
+  speed.memory_gb_per_s = MeasureMemory(speed.cache_bytes);
   speed.peak_gflop_per_s = MeasureMultiplyAdds(tasks);
   return speed;
 }

@@ -3,8 +3,13 @@
 // kernel's figures are held against.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
+
+#include "measure/contender.h"
 
 namespace carousel {
 
@@ -14,6 +19,22 @@ struct MachineSpeed {
   std::int64_t cache_bytes = 0;
   double memory_gb_per_s = 0.0;   // reading; 1e9 bytes
   double peak_gflop_per_s = 0.0;  // a float32 multiply-add counts twice
+};
+
+// A plain sum of memory, on all threads: how fast it can be read at the time.
+class MemoryReader : public Contender {
+ public:
+  // `memory` begins as AlignedBuffer's does, has a page for each part at least, and outlives this.
+  explicit MemoryReader(std::span<const std::byte> memory);
+
+  void Run() override;
+  // That a run reads: those of `memory` but for some pages at its end.
+  std::int64_t bytes() const { return part_bytes_ * std::ssize(sums_); }
+
+ private:
+  std::span<const std::byte> memory_;
+  std::vector<std::uint32_t> sums_;  // one for each part, so that no reading is left out
+  std::int64_t part_bytes_ = 0;
 };
 
 // The last-level caches as the system states them, all together; 32 MB where it does not.

@@ -2,8 +2,10 @@
 // src/attention as a contender.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "attention/paged_attention.h"
@@ -26,6 +28,8 @@ class OurCaches {
   std::int64_t bytes_per_layer() const {
     return blocks_per_layer_ * static_cast<std::int64_t>(shape_.bytes());
   }
+  // Of all layers, one after another.
+  std::span<const std::byte> memory() const { return {memory_.data(), memory_.size()}; }
   const std::byte* block(std::int64_t layer, std::int64_t index) const {
     return memory_.data() + layer * bytes_per_layer() +
            index * static_cast<std::int64_t>(shape_.bytes());
