@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct TaskPlan {
   std::int64_t counted_weights = 0;
 };
 
+// What the threads of a call share out among themselves.
+enum SharedList : std::size_t { kGroups, kTiles, kSplits, kLists };
+
 // Everything that outlives a work item: of all tasks, one after another.
 struct AttentionScratch {
   std::vector<TaskPlan> plans;  // [tasks + 1]; the last one holds the totals
@@ -34,9 +38,7 @@ struct AttentionScratch {
   AlignedBuffer<float> sums;             // per task [items, tile_rows, value_dim]
   AlignedBuffer<SoftmaxState> states;    // per task [items, tile_rows]
   AlignedBuffer<float> counted_weights;  // per task [kv_heads, counted_rows, columns]
-  Shares groups;                         // what each thread is to do next
-  Shares tiles;
-  Shares splits;
+  Shares<kLists> shares;                 // what each thread is to do next
   alignas(kAlignment) std::atomic<std::int64_t> groups_done = 0;
 };
 

@@ -58,17 +58,15 @@ namespace {
 SoftmaxState MergeStates(const AttentionLayerSpec& layer, std::int64_t head,
                          const SoftmaxState* states, std::int64_t splits, std::int64_t stride) {
   SoftmaxState whole;
-  if (!layer.sinks.empty()) {
-    whole.largest = layer.sinks[static_cast<std::size_t>(head)];
-    whole.sum = 1.0F;
-  }
+  const bool has_sink = !layer.sinks.empty();
+  if (has_sink) whole.largest = layer.sinks[static_cast<std::size_t>(head)];
+  const float sink = whole.largest;
+  for (std::int64_t split = 0; split < splits; ++split)
+    whole.largest = std::max(whole.largest, states[split * stride].largest);
+  if (has_sink) whole.sum = std::exp(sink - whole.largest);
   for (std::int64_t split = 0; split < splits; ++split) {
     const SoftmaxState& part = states[split * stride];
-    if (part.sum == 0.0F) continue;
-    const float largest = std::max(whole.largest, part.largest);
-    const float whole_scale = whole.sum == 0.0F ? 0.0F : std::exp(whole.largest - largest);
-    whole.sum = whole.sum * whole_scale + part.sum * std::exp(part.largest - largest);
-    whole.largest = largest;
+    if (part.sum != 0.0F) whole.sum += part.sum * std::exp(part.largest - whole.largest);
   }
   return whole;
 }

@@ -80,6 +80,7 @@ void ScoreForFewRows(const AttentionInput& input, const WorkGroup& group, ItemSc
       rotated_by = shift;
       queries = scratch->rotated.data();
     }
+    const bool needs_mask = NeedsMask(input, first, block);  // as it does for the other heads
     for (std::int64_t i = 0; i < group.count; ++i) {
       const FactorRows rounded{scratch->factors.data() + i * rows * EvenCount(dim), EvenCount(dim),
                                scratch->units.data() + i * rows};
@@ -87,8 +88,7 @@ void ScoreForFewRows(const AttentionInput& input, const WorkGroup& group, ItemSc
           scratch->scores.data() + i * rows * stride + (b - first.first_block) * input.block_size;
       ScoreBlock(input, group.item(i), block, {queries + i * rows * dim, rounded}, stride,
                  ahead.BesideKeys(b, i), scores, scratch);
-      if (NeedsMask(input, group.item(i), block))
-        MaskScores(input, group.item(i), block, stride, scores);
+      if (needs_mask) MaskScores(input, group.item(i), block, stride, scores);
     }
   }
 }
@@ -340,14 +340,15 @@ void RunShare(std::span<const AttentionTask> tasks, std::int64_t worker,
   thread_local std::vector<std::int64_t> own;  // groups; kept, so that a step allocates nothing
   own.clear();
   own.reserve(static_cast<std::size_t>(groups));
-  for (std::int64_t i = scratch->groups.Take(worker); i >= 0; i = scratch->groups.Take(worker)) {
+  const auto take = [&](SharedList list) { return scratch->shares.Take(list, worker); };
+  for (std::int64_t i = take(kGroups); i >= 0; i = take(kGroups)) {
     const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
     RunWork(tasks[task], plans[task], i - plans[task].first_group, run_group, scratch);
     if (GathersOwnMass(plans[task])) own.push_back(i);
     scratch->groups_done.fetch_add(1, std::memory_order_release);
   }
   AwaitCount(scratch->groups_done, groups);
-  for (std::int64_t i = scratch->tiles.Take(worker); i >= 0; i = scratch->tiles.Take(worker)) {
+  for (std::int64_t i = take(kTiles); i >= 0; i = take(kTiles)) {
     const std::size_t task = TaskOf(plans, &TaskPlan::first_tile, i);
     MergeTile(tasks[task], plans[task], i - plans[task].first_tile, *scratch);
   }
@@ -355,7 +356,7 @@ void RunShare(std::span<const AttentionTask> tasks, std::int64_t worker,
     const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
     GatherMass(tasks[task], plans[task], i - plans[task].first_group, *scratch);
   }
-  for (std::int64_t i = scratch->splits.Take(worker); i >= 0; i = scratch->splits.Take(worker)) {
+  for (std::int64_t i = take(kSplits); i >= 0; i = take(kSplits)) {
     const std::size_t task = TaskOf(plans, &TaskPlan::first_split, i);
     GatherMass(tasks[task], plans[task], i - plans[task].first_split, *scratch);
   }
@@ -373,9 +374,7 @@ void PagedAttention::Run(std::span<const AttentionTask> tasks) {
   // One parallel loop for all of it: beginning another costs as much as a short context does, and
   // what a thread has left behind is in its core's cache.
   const std::int64_t workers = std::min(ParallelWidth(), total.first_group);
-  scratch_->groups.Reset(total.first_group, workers);
-  scratch_->tiles.Reset(total.first_tile, workers);
-  scratch_->splits.Reset(total.first_split, workers);
+  scratch_->shares.Reset({total.first_group, total.first_tile, total.first_split}, workers);
   scratch_->groups_done = 0;
   const auto run_group = HWY_DYNAMIC_DISPATCH(RunGroup);
   ParallelFor(workers,
