@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <new>
 #include <optional>
 #include <vector>
 
@@ -332,6 +333,18 @@ void RunWork(const AttentionTask& task, const TaskPlan& plan, std::int64_t group
   run_group(input, work, to.data());
 }
 
+// Counts a group as done when it goes, be it by an exception: others wait for all groups.
+class CountWhenDone {
+ public:
+  explicit CountWhenDone(std::atomic<std::int64_t>* count) : count_(count) {}
+  CountWhenDone(const CountWhenDone&) = delete;
+  CountWhenDone& operator=(const CountWhenDone&) = delete;
+  ~CountWhenDone() { count_->fetch_add(1, std::memory_order_release); }
+
+ private:
+  std::atomic<std::int64_t>* count_;
+};
+
 // A thread's share of a call: groups, then the outputs of tiles and the mass of splits.
 void RunShare(std::span<const AttentionTask> tasks, std::int64_t worker,
               decltype(&HWY_DYNAMIC_DISPATCH(RunGroup)) run_group, AttentionScratch* scratch) {
@@ -342,10 +355,10 @@ void RunShare(std::span<const AttentionTask> tasks, std::int64_t worker,
   own.reserve(static_cast<std::size_t>(groups));
   const auto take = [&](SharedList list) { return scratch->shares.Take(list, worker); };
   for (std::int64_t i = take(kGroups); i >= 0; i = take(kGroups)) {
+    const CountWhenDone done(&scratch->groups_done);
     const std::size_t task = TaskOf(plans, &TaskPlan::first_group, i);
     RunWork(tasks[task], plans[task], i - plans[task].first_group, run_group, scratch);
     if (GathersOwnMass(plans[task])) own.push_back(i);
-    scratch->groups_done.fetch_add(1, std::memory_order_release);
   }
   AwaitCount(scratch->groups_done, groups);
   for (std::int64_t i = take(kTiles); i >= 0; i = take(kTiles)) {
@@ -377,8 +390,15 @@ void PagedAttention::Run(std::span<const AttentionTask> tasks) {
   scratch_->shares.Reset({total.first_group, total.first_tile, total.first_split}, workers);
   scratch_->groups_done = 0;
   const auto run_group = HWY_DYNAMIC_DISPATCH(RunGroup);
-  ParallelFor(workers,
-              [&](std::int64_t worker) { RunShare(tasks, worker, run_group, scratch_.get()); });
+  std::atomic<bool> out_of_memory = false;  // a thread's own scratch grows as well
+  ParallelFor(workers, [&](std::int64_t worker) {
+    try {
+      RunShare(tasks, worker, run_group, scratch_.get());
+    } catch (const std::bad_alloc&) {
+      out_of_memory = true;
+    }
+  });
+  if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace carousel
