@@ -187,6 +187,11 @@ TEST_F(ProgramTest, GenerateNeedsATurnFormatOrRaw) {
   EXPECT_EQ(missing.status, 1);
   EXPECT_NE(missing.err.find("turn_format.json: not found"), std::string::npos);
   EXPECT_NE(missing.err.find("--raw"), std::string::npos);
+  const ProgramResult nowhere =
+      RunExactly({"generate", "--prompt", "hi", "--model", Path("nowhere")});
+  EXPECT_EQ(nowhere.status, 1);
+  EXPECT_EQ(nowhere.err.rfind("carousel: --model: " + Path("nowhere") + " is not a folder", 0), 0U)
+      << nowhere.err;
   Put("turn_format.json",
       R"({"format":"carousel-turn-format","version":1,"reducible":false,"reason":"it counts"})");
   const ProgramResult irreducible = Run({"generate", "--prompt", "hi"});

@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <system_error>
 
 #include "carousel/error.h"
 #include "text/byte_source.h"
@@ -49,6 +51,12 @@ std::vector<TokenId> TokenIdsOf(const nlohmann::json& ids, const std::string& wh
 }
 
 TurnFormat LoadTurns(const std::string& model_directory, std::string_view mend) {
+  std::error_code error_code;
+  if (!std::filesystem::is_directory(model_directory, error_code)) {
+    throw Error(ErrorCode::kModel, "model",
+                fmt::format("{} is not a folder; name a model's (carousel models lists them)",
+                            model_directory));
+  }
   try {
     TurnFormat format = TurnFormat::Load(model_directory);
     if (format.reducible()) return format;
