@@ -23,7 +23,8 @@ constexpr const char* kAttentionFooter = R"(
 Decode is one query over a context; prompt is a context's own tokens as queries, each of which sees itself
 and what came before it, and GFLOP counts only what is seen. All times are per layer: a run goes through
 the layers of a whole model, and for decode through as many copies of it as exceed the last-level cache
-four times. GB is what the cache of a layer holds, scales included, read once.
+four times. GB is what the cache of a layer holds, scales included, read once; for decode its % is of what
+a plain sum over the same memory reads, which takes its turn in every round.
 
 The engines take turns in one process, on the same tokens and with as many threads; a warm-up round is
 dropped, the median stands for the rest. The time of carousel includes the rotation of queries and the

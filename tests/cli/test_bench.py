@@ -7,8 +7,8 @@ import unittest
 from program import MODEL, ModelTestCase, ProgramTestCase, run
 
 ATTENTION_KEYS = {"type", "engine", "phase", "context", "queries", "kv_type", "shifts", "threads", "layers",
-                  "bytes_per_layer", "seconds", "seconds_least", "seconds_most", "gb_per_s", "memory_percent",
-                  "gflop_per_s", "peak_percent"}
+                  "bytes_per_layer", "seconds", "seconds_least", "seconds_most", "gb_per_s", "memory_gb_per_s",
+                  "memory_percent", "gflop_per_s", "peak_percent"}
 MACHINE_KEYS = {"type", "target", "threads", "cache_bytes", "memory_gb_per_s", "peak_gflop_per_s"}
 SMALL = ("--contexts", "128", "--rounds", "2", "--kv-types", "f16,int8")
 
@@ -40,6 +40,7 @@ class Attention(ProgramTestCase):
             seen = 128 if line["phase"] == "decode" else 128 * 129 / 2
             self.assertAlmostEqual(line["gflop_per_s"] * line["seconds"], seen * 9 * 128 * 2e-9, delta=1e-9)
             self.assertAlmostEqual(line["gb_per_s"] * line["seconds"], line["bytes_per_layer"] * 1e-9, delta=1e-12)
+            self.assertAlmostEqual(line["memory_percent"] * line["memory_gb_per_s"], 100 * line["gb_per_s"], delta=1e-9)
             # Other programs may disturb either measurement, so there is room above 100.
             for share in ("memory_percent", "peak_percent"):
                 self.assertGreater(line[share], 0)
