@@ -43,7 +43,12 @@ std::uint32_t ReadWords(const std::uint32_t* from, std::size_t count) {
     c = hn::Add(c, hn::Load(full, from + i + 2 * lanes));
     d = hn::Add(d, hn::Load(full, from + i + 3 * lanes));
   }
-  return hn::GetLane(hn::SumOfLanes(full, hn::Add(hn::Add(a, b), hn::Add(c, d))));
+  // Not SumOfLanes: GCC sums 512 bits as signed numbers, which may not overflow.
+  std::uint32_t sums[hn::MaxLanes(full)];
+  hn::StoreU(hn::Add(hn::Add(a, b), hn::Add(c, d)), full, sums);
+  std::uint32_t total = 0;
+  for (std::size_t i = 0; i < lanes; ++i) total += sums[i];
+  return total;
 }
 
 // Twelve chains of multiply-adds that wait for nobody but themselves: more than any core has units
