@@ -42,8 +42,4 @@ struct AttentionScratch {
   alignas(kAlignment) std::atomic<std::int64_t> groups_done = 0;
 };
 
-inline std::int64_t GroupOf(const AttentionLayerSpec& layer) {
-  return layer.query_heads / layer.kv_heads;
-}
-
 }  // namespace carousel

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/work.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "attention/merge_splits.cc"
 #include <hwy/foreach_target.h>

@@ -42,7 +42,7 @@ std::int64_t ScoreStride(const AttentionInput& input, const WorkItem& item) {
 // A tile's queries, [rows, key_dim], scaled and as the model rotated them.
 void LoadQueries(const AttentionInput& input, const WorkItem& item, float* to) {
   const AttentionLayerSpec& layer = *input.layer;
-  const std::int64_t group = layer.query_heads / layer.kv_heads;
+  const std::int64_t group = GroupOf(layer);
   for (std::int64_t row = item.first_row; row < item.last_row; ++row, to += layer.key_dim) {
     const std::int64_t query = row / group;
     const std::int64_t head = (input.first_kv_head + item.kv_head) * group + row % group;

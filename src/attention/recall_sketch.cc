@@ -20,6 +20,7 @@
 #include "attention/code_product-inl.h"
 #include "attention/exponential-inl.h"
 #include "attention/row_product-inl.h"
+#include "attention/work.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace carousel {
@@ -183,7 +184,7 @@ void SketchBlock(const BlockHead& block, const RotationTable* rotation, Position
 
 void EstimateMass(const SketchSweep& sweep, std::span<float> mass) {
   const AttentionLayerSpec& layer = *sweep.layer;
-  const std::int64_t group = layer.query_heads / layer.kv_heads;
+  const std::int64_t group = GroupOf(layer);
   const std::int64_t rows = sweep.queries * group;
   const std::int64_t depth = sweep.sketches.depth;
   const auto columns =
@@ -224,7 +225,7 @@ void EstimateMass(const SketchSweep& sweep, std::span<float> mass) {
 
 void EstimateMassReference(const SketchSweep& sweep, std::span<double> mass) {
   const AttentionLayerSpec& layer = *sweep.layer;
-  const std::int64_t group = layer.query_heads / layer.kv_heads;
+  const std::int64_t group = GroupOf(layer);
   const std::int64_t dim = layer.key_dim;
   const auto size = static_cast<std::size_t>(dim);
   // [slots][depth]

@@ -44,7 +44,7 @@ inline void AdjustScores(const AttentionLayerSpec& layer, std::int64_t head, std
 inline void MaskScores(const AttentionInput& input, const WorkItem& item,
                        const AttentionBlock& block, std::int64_t stride, float* scores) {
   const AttentionLayerSpec& layer = *input.layer;
-  const std::int64_t group = layer.query_heads / layer.kv_heads;
+  const std::int64_t group = GroupOf(layer);
   const bool adjust = layer.soft_cap > 0.0F || !layer.alibi_slopes.empty();
   const std::int64_t block_size = input.block_size;
   for (std::int64_t row = item.first_row; row < item.last_row; ++row) {

@@ -38,7 +38,7 @@ VisibleSlots SlotsVisibleTo(const AttentionLayerSpec& layer, const AttentionBloc
 bool NeedsMask(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block) {
   const AttentionLayerSpec& layer = *input.layer;
   if (layer.soft_cap > 0.0F || !layer.alibi_slopes.empty()) return true;
-  const std::int64_t group = layer.query_heads / layer.kv_heads;
+  const std::int64_t group = GroupOf(layer);
   const Position first = input.first_query_logical + item.first_row / group;
   const Position last = input.first_query_logical + (item.last_row - 1) / group;
   // The first query sees least of the future, the last one least of the past.
@@ -47,7 +47,7 @@ bool NeedsMask(const AttentionInput& input, const WorkItem& item, const Attentio
 }
 
 std::int64_t WorkOf(const AttentionInput& input) {
-  const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
+  const std::int64_t group = GroupOf(*input.layer);
   const std::int64_t rows = input.queries * group * input.kv_heads;
   return rows * static_cast<std::int64_t>(input.blocks.size()) * input.block_size *
          (input.layer->key_dim + input.layer->value_dim);
@@ -62,7 +62,7 @@ std::int64_t WantedGroups(std::int64_t work, std::int64_t all_work, std::int64_t
 
 WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
                   std::vector<WorkItem>* items) {
-  const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
+  const std::int64_t group = GroupOf(*input.layer);
   const auto blocks = static_cast<std::int64_t>(input.blocks.size());
   const std::int64_t columns = blocks * input.block_size;
   const std::int64_t rows = input.queries * group;
@@ -107,7 +107,7 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
 
 void KeepCountedWeights(const AttentionInput& input, const WorkItem& item, const float* weights,
                         std::int64_t stride, const PartialOutput& to) {
-  const std::int64_t group = input.layer->query_heads / input.layer->kv_heads;
+  const std::int64_t group = GroupOf(*input.layer);
   const std::int64_t first_counted = (input.queries - input.counted_queries) * group;
   const std::int64_t block_size = input.block_size;
   const std::int64_t columns = (item.last_block - item.first_block) * block_size;

@@ -11,6 +11,11 @@
 
 namespace carousel {
 
+// Query heads that read one KV head.
+inline std::int64_t GroupOf(const AttentionLayerSpec& layer) {
+  return layer.query_heads / layer.kv_heads;
+}
+
 // A row is one query of one query head; the rows of a KV head are its queries times its query
 // heads, the heads of one query side by side: row = query * group + head within the group.
 struct WorkItem {

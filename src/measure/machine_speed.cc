@@ -110,22 +110,18 @@ namespace fs = std::filesystem;
 constexpr double kSecondsOfPasses = 0.5;
 // Tasks per thread, so that a thread that starts late leaves its share to the others.
 constexpr std::int64_t kTasksPerThread = 8;
-// What a part of a read is a multiple of: what the loop reads at once.
-constexpr std::int64_t kPartMultiple = 4096;
+// What parts of a read are multiples of; the loop reads a quarter of it at once.
+constexpr std::int64_t kPageBytes = 4096;
 
-// The shortest of many runs of task(0), ..., task(tasks - 1); their results are kept from being
-// optimised away.
-double LeastSeconds(std::int64_t tasks, const std::function<float(std::int64_t)>& task) {
-  std::vector<float> results(static_cast<std::size_t>(tasks));
+// The shortest of many runs.
+double LeastSeconds(const std::function<void()>& run) {
   double least = 1e9;
   const auto first = Clock::now();
   while (SecondsSince(first) < kSecondsOfPasses) {
     const auto begin = Clock::now();
-    ParallelFor(tasks, [&](std::int64_t i) { results[static_cast<std::size_t>(i)] = task(i); });
+    run();
     least = std::min(least, SecondsSince(begin));
   }
-  volatile float kept = *std::max_element(results.begin(), results.end());
-  static_cast<void>(kept);
   return least;
 }
 
@@ -134,19 +130,12 @@ double MeasureMemory(std::int64_t cache_bytes) {
   const std::int64_t bytes = std::max(kLeastBytes, 8 * cache_bytes);
   AlignedBuffer<std::byte> buffer(static_cast<std::size_t>(bytes));
   // Written first: pages that nobody has written are all the same one.
-  constexpr std::int64_t kPageBytes = 4096;
   ParallelFor(bytes / kPageBytes, [&](std::int64_t i) {
     std::fill_n(buffer.data() + i * kPageBytes, kPageBytes, std::byte{1});
   });
   MemoryReader reader({buffer.data(), buffer.size()});
-  double least = 1e9;
-  const auto first = Clock::now();
-  while (SecondsSince(first) < kSecondsOfPasses) {
-    const auto begin = Clock::now();
-    reader.Run();
-    least = std::min(least, SecondsSince(begin));
-  }
-  return static_cast<double>(reader.bytes()) / least * 1e-9;
+  const double seconds = LeastSeconds([&] { reader.Run(); });
+  return static_cast<double>(reader.bytes()) / seconds * 1e-9;
 }
 
 double MeasureMultiplyAdds(std::int64_t tasks) {
@@ -155,8 +144,15 @@ double MeasureMultiplyAdds(std::int64_t tasks) {
   volatile float factor = 0.5F;
   volatile float addend = 0.5F;
   const auto multiply = HWY_DYNAMIC_DISPATCH(MultiplyAdds);
-  const double seconds =
-      LeastSeconds(tasks, [&](std::int64_t) { return multiply(kSteps, factor, addend); });
+  std::vector<float> results(static_cast<std::size_t>(tasks));
+  const double seconds = LeastSeconds([&] {
+    ParallelFor(tasks, [&](std::int64_t i) {
+      results[static_cast<std::size_t>(i)] = multiply(kSteps, factor, addend);
+    });
+  });
+  // Kept from being optimised away.
+  volatile float kept = *std::max_element(results.begin(), results.end());
+  static_cast<void>(kept);
   return static_cast<double>(kSteps * tasks) * HWY_DYNAMIC_DISPATCH(FlopsOfStep)() / seconds * 1e-9;
 }
 
@@ -195,7 +191,7 @@ std::int64_t LastLevelCacheBytes() {
 
 MemoryReader::MemoryReader(std::span<const std::byte> memory)
     : memory_(memory), sums_(static_cast<std::size_t>(ParallelWidth() * kTasksPerThread)) {
-  part_bytes_ = std::ssize(memory) / std::ssize(sums_) / kPartMultiple * kPartMultiple;
+  part_bytes_ = std::ssize(memory) / std::ssize(sums_) / kPageBytes * kPageBytes;
   CAROUSEL_CHECK_GT(part_bytes_, 0);
 }
 
