@@ -11,8 +11,7 @@
 
 #include "carousel/engine.h"
 #include "cli/interrupt.h"
-#include "engine/tokenizer.h"
-#include "text/turn_format.h"
+#include "text/prompt_encoder.h"
 
 namespace carousel {
 
@@ -21,6 +20,7 @@ struct Answer {
   std::vector<SampledToken> tokens;                  // the end token included
   FinishReason finish_reason = FinishReason::kNone;  // kStop for an end token and for a stop string
   std::optional<std::string> stop_string;            // the one that ended the answer
+  bool ended_by_token = false;  // by the last of `tokens`, which the sequence does not keep
   std::int64_t prompt_tokens = 0;
   double first_token_seconds = 0.0;  // from the request to its first token; 0: there was none
   double decode_seconds = 0.0;       // from the first token to the last
@@ -31,9 +31,13 @@ struct Answer {
   double decode_tokens_per_second() const;
 };
 
-// How many of a first turn's tokens come before the user's message.
-std::int64_t SystemTokens(const TurnFormat& format, const std::optional<std::string>& system,
-                          const Tokenizer& tokenizer);
+// What ends an answer besides the model's own end tokens.
+struct AnswerStops {
+  // Texts. One that is written as a control token stops at that token, which is in no text.
+  std::vector<std::string> strings;
+  // How the chat template ends the model's turn; empty: it does not say, or is not to be heeded.
+  std::string end_of_turn;
+};
 
 // Who watches an answer while it comes. Either may be empty.
 struct AnswerListener {
@@ -43,9 +47,11 @@ struct AnswerListener {
   std::function<void(const StepResult&)> step;
 };
 
-// Runs `request` until it ends, a stop string comes or `interrupt` is raised (kCancelled).
-Answer RunRequest(Engine* engine, const Tokenizer& tokenizer, Request request,
-                  const std::vector<std::string>& stops, const Interrupt& interrupt,
+// Runs `request` until it ends, a stop comes or `interrupt` is raised (kCancelled). Throws
+// carousel::Error (field "stop") for a stop string that can never come, since there is a control
+// token inside it.
+Answer RunRequest(Engine* engine, const PromptEncoder& encoder, Request request,
+                  const AnswerStops& stops, const Interrupt& interrupt,
                   const AnswerListener& listener);
 
 }  // namespace carousel

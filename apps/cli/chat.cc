@@ -7,12 +7,13 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "carousel/error.h"
-#include "cli/answer.h"
 #include "cli/commands.h"
+#include "cli/conversation.h"
 #include "cli/error_text.h"
 #include "cli/interrupt.h"
 #include "cli/line_reader.h"
@@ -20,7 +21,6 @@
 #include "cli/process_memory.h"
 #include "cli/prompt_file.h"
 #include "text/text_pieces.h"
-#include "text/turn_format.h"
 
 namespace carousel {
 namespace {
@@ -32,11 +32,6 @@ constexpr std::string_view kHelp =
     "/exit        end the chat (Ctrl-D)\n"
     "A line that begins with // is said with one /. A backslash at a line's end continues it.\n"
     "Ctrl-C stops an answer.\n";
-
-struct Message {
-  std::string role;
-  std::string content;
-};
 
 // Writes beside the file and moves it there when it is whole.
 void SaveTranscript(const std::vector<Message>& messages, const std::string& path) {
@@ -68,35 +63,36 @@ void SaveTranscript(const std::vector<Message>& messages, const std::string& pat
 
 class Chat {
  public:
-  Chat(const ChatFlags& flags, TurnFormat format, const LoadedEngine& loaded,
+  Chat(const ChatFlags& flags, const TurnFormat& format, const LoadedEngine& loaded,
        const Interrupt& interrupt, Console* console)
-      : flags_(flags),
-        format_(std::move(format)),
-        tokenizer_(loaded.tokenizer.get()),
-        engine_(loaded.engine.get()),
+      : engine_(loaded.engine.get()),
+        conversation_(engine_, *loaded.tokenizer, format,
+                      {.system = flags.system,
+                       .pin_system = flags.pin_system,
+                       .max_new_tokens = flags.sampling.max_new_tokens,
+                       .sampling = flags.sampling.params,
+                       .stops = flags.sampling.stops}),
         interrupt_(interrupt),
         console_(console) {}
 
   // What a line of input asks for. False: the chat ends.
   bool Handle(const std::string& line);
+  // Whether a message got no answer because of an error.
+  bool has_failed() const { return has_failed_; }
 
  private:
   bool RunCommand(const std::string& line);
   void Say(const std::string& message);
-  void Reset();
+  void NoteTakenBack(std::string_view why);
   void Note(std::string_view text) { console_->err.TryWrite(console_->err.Dimmed(text) + "\n"); }
   void NoteTurn(const Answer& answer);
   std::string Stats() const;
 
-  const ChatFlags& flags_;
-  TurnFormat format_;
-  const Tokenizer* tokenizer_;
   Engine* engine_;
+  Conversation conversation_;
   const Interrupt& interrupt_;
   Console* console_;
-  std::vector<Message> messages_;
-  bool at_first_turn_ = true;
-  std::uint64_t turns_ = 0;
+  bool has_failed_ = false;
   double last_tokens_per_second_ = 0.0;
 };
 
@@ -106,13 +102,8 @@ bool Chat::Handle(const std::string& line) {
     if (line.starts_with('/') && !line.starts_with("//")) return RunCommand(line);
     Say(line.starts_with("//") ? line.substr(1) : line);
   } catch (const Error& error) {
-    // A line that cannot be read is the user's to mend; after anything else the sequence is broken.
     console_->err.TryWrite(fmt::format("carousel: {}\n", ErrorText(error, {})));
     if (error.code() == ErrorCode::kIo && error.field() == "standard output") throw;
-    if (engine_->HasWork()) {
-      Reset();
-      Note("the conversation begins anew");
-    }
   }
   return true;
 }
@@ -128,47 +119,58 @@ bool Chat::RunCommand(const std::string& line) {
   } else if (command == "/stats") {
     Note(Stats());
   } else if (command == "/reset") {
-    Reset();
+    conversation_.Reset();
     Note("forgotten; the conversation begins anew");
   } else if (command == "/save") {
     if (argument.empty()) throw Error(ErrorCode::kInvalidArgument, "/save", "give a file's name");
-    SaveTranscript(messages_, argument);
-    Note(fmt::format("saved {} messages to {}", messages_.size(), argument));
+    SaveTranscript(conversation_.messages(), argument);
+    Note(fmt::format("saved {} messages to {}", conversation_.messages().size(), argument));
   } else {
     throw Error(ErrorCode::kInvalidArgument, command, "no such command; /help lists them");
   }
   return true;
 }
 
-void Chat::Reset() {
-  engine_->Reset();
-  messages_.clear();
-  at_first_turn_ = true;
-}
-
 void Chat::Say(const std::string& message) {
   ValidateText(message, "this line", 0);
-  const std::string text =
-      at_first_turn_ ? format_.FirstTurn(flags_.system, message) : format_.NextTurn(message);
-  Request request{.prompt = tokenizer_->Encode(text, {.add_special_tokens = false}),
-                  .max_new_tokens = flags_.sampling.max_new_tokens,
-                  .sampling = flags_.sampling.params};
-  if (at_first_turn_ && flags_.pin_system) {
-    const std::int64_t system = SystemTokens(format_, flags_.system, *tokenizer_);
-    if (system > 0) request.pinned = {{.begin = 0, .end = system}};
+  bool is_line_open = false;
+  Answer answer;
+  const auto fail = [&] {
+    has_failed_ = true;
+    if (is_line_open) console_->out.TryWrite("\n");
+    NoteTakenBack("no answer");
+  };
+  try {
+    answer = conversation_.Say(message, interrupt_, {.show = [&](std::string_view part) {
+                                 is_line_open = true;
+                                 console_->out.Write(part);
+                               }});
+  } catch (const Error&) {
+    fail();
+    throw;
+  } catch (const std::bad_alloc&) {
+    fail();
+    throw Error(ErrorCode::kOutOfMemory, "memory",
+                "there is none left for an answer; end other programs, or start with a smaller "
+                "--max-cache-size");
   }
-  // The same words said twice are not to get the same answer, and a script is to get the same chat.
-  request.sampling.seed += turns_++;
-  const Answer answer =
-      RunRequest(engine_, *tokenizer_, std::move(request), flags_.sampling.stops, interrupt_,
-                 {.show = [this](std::string_view part) { console_->out.Write(part); }});
+  if (answer.tokens.empty() && answer.finish_reason == FinishReason::kCancelled) {
+    NoteTakenBack("stopped before your message was read");
+    return;
+  }
   console_->out.Write("\n");
-  if (at_first_turn_ && flags_.system) messages_.push_back({"system", *flags_.system});
-  messages_.push_back({"user", message});
-  messages_.push_back({"assistant", answer.text});
-  at_first_turn_ = false;
   last_tokens_per_second_ = answer.decode_tokens_per_second();
   NoteTurn(answer);
+}
+
+// Says that a message left no trace, and what that costs the next one.
+void Chat::NoteTakenBack(std::string_view why) {
+  const std::int64_t again = conversation_.tokens_to_read_again();
+  Note(fmt::format(
+      "{}; your message is taken back{}", why,
+      again == 0
+          ? ""
+          : fmt::format(", and the next one reads the {} tokens before it again", Grouped(again))));
 }
 
 void Chat::NoteTurn(const Answer& answer) {
@@ -188,9 +190,9 @@ std::string Chat::Stats() const {
       "{} messages, {} tokens: {} remembered, {} forgotten in {} evictions\n"
       "cache: {} in use of {} ({} bytes per token); rotation {}, positions {}\n"
       "memory: {}; last answer at {:.1f} tok/s",
-      messages_.size(), Grouped(metrics.logical_tokens), Grouped(metrics.resident_tokens),
-      Grouped(metrics.logical_tokens - metrics.resident_tokens), Grouped(metrics.evictions),
-      Megabytes(metrics.cache_bytes), Megabytes(metrics.reserved_bytes),
+      conversation_.messages().size(), Grouped(metrics.logical_tokens),
+      Grouped(metrics.resident_tokens), Grouped(metrics.logical_tokens - metrics.resident_tokens),
+      Grouped(metrics.evictions), Megabytes(metrics.cache_bytes), Megabytes(metrics.reserved_bytes),
       Grouped(metrics.cache_bytes_per_token), Name(metrics.rotation), Name(metrics.positions),
       Megabytes(ReadProcessMemory().rss_bytes), last_tokens_per_second_);
 }
@@ -200,7 +202,7 @@ std::string Chat::Stats() const {
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
   const TurnFormat format =
       LoadTurns(flags.model.directory, "or use carousel generate --raw, without a chat template");
-  if (flags.system) format.FirstTurn(flags.system, "");  // refuses a system message without a place
+  format.Beginning(flags.system);  // refuses a system message without a place
   const LoadedEngine loaded = Load(backend, flags.model, flags.config);
   Interrupt interrupt;
   interrupt.Watch(loaded.engine.get());
@@ -212,9 +214,11 @@ int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
                                         loaded.engine->model().spec().name)) +
         "\n");
   Chat chat(flags, format, loaded, interrupt, console);
+  // Who types has seen what went wrong; a script has to be told.
+  const auto ended = [&] { return chat.has_failed() && !interactive ? kExitFailure : 0; };
   while (true) {
     const InputLine line = ReadMessage(reader.get());
-    if (line.kind == InputLine::Kind::kEnd) return 0;
+    if (line.kind == InputLine::Kind::kEnd) return ended();
     if (line.kind == InputLine::Kind::kInterrupted) {
       // SIGTERM, or Ctrl-C where nobody types.
       if (interrupt.signal() != SIGINT || !interactive) return interrupt.exit_status();
@@ -222,7 +226,7 @@ int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
       continue;
     }
     reader->Remember(line.text);
-    if (!chat.Handle(line.text)) return 0;
+    if (!chat.Handle(line.text)) return ended();
     if (interrupt.raised()) {
       if (interrupt.signal() != SIGINT) return interrupt.exit_status();
       interrupt.Clear();

@@ -19,6 +19,7 @@
 #include "cli/prompt_file.h"
 #include "cli/run_summary.h"
 #include "engine/logits.h"
+#include "text/turn_format.h"
 
 namespace carousel {
 namespace {
@@ -41,6 +42,7 @@ class Evaluation {
              std::optional<TurnFormat> format, const Interrupt& interrupt)
       : flags_(flags),
         tokenizer_(*loaded.tokenizer),
+        encoder_(tokenizer_),
         engine_(loaded.engine.get()),
         format_(std::move(format)),
         interrupt_(interrupt) {
@@ -54,31 +56,44 @@ class Evaluation {
   }
 
  private:
-  std::vector<TokenId> PromptOf(const EvaluationTask& task, std::size_t index) const;
-  Request RequestOf(const EvaluationTask& task, std::size_t index) const;
+  EncodedPrompt PromptOf(const EvaluationTask& task, std::size_t index);
+  Request RequestOf(const EvaluationTask& task, std::size_t index);
+  AnswerStops StopsOf(const EvaluationTask& task, std::size_t index) const;
   void Watch(const StepResult& step, TurnFigures* figures);
 
   const EvaluateFlags& flags_;
   const Tokenizer& tokenizer_;
+  PromptEncoder encoder_;
   Engine* engine_;
   std::optional<TurnFormat> format_;
   const Interrupt& interrupt_;
   std::optional<LogitsFile> logits_;
 };
 
-std::vector<TokenId> Evaluation::PromptOf(const EvaluationTask& task, std::size_t index) const {
+EncodedPrompt Evaluation::PromptOf(const EvaluationTask& task, std::size_t index) {
   const TextOrTokens& prompt = task.turns[index].prompt;
-  if (const auto* tokens = std::get_if<std::vector<TokenId>>(&prompt)) return *tokens;
+  if (const auto* tokens = std::get_if<std::vector<TokenId>>(&prompt)) return {.tokens = *tokens};
   const auto& text = std::get<std::string>(prompt);
-  if (task.raw) return tokenizer_.Encode(text, {.add_special_tokens = index == 0});
-  return tokenizer_.Encode(
+  if (task.raw) return {.tokens = tokenizer_.Encode(text, {.add_special_tokens = index == 0})};
+  return encoder_.Encode(
       index == 0 ? format_->FirstTurn(std::nullopt, text) : format_->NextTurn(text),
-      {.add_special_tokens = false});
+      /*continues_text=*/index > 0);
 }
 
-Request Evaluation::RequestOf(const EvaluationTask& task, std::size_t index) const {
+// A scored answer is given as it is; of the model's own, where a chat template is used, its end of
+// turn is one.
+AnswerStops Evaluation::StopsOf(const EvaluationTask& task, std::size_t index) const {
+  if (task.turns[index].score) return {};
+  const bool is_turn = !task.raw && std::holds_alternative<std::string>(task.turns[index].prompt);
+  return {.strings = flags_.sampling.stops,
+          .end_of_turn = is_turn ? format_->end_of_turn() : std::string()};
+}
+
+Request Evaluation::RequestOf(const EvaluationTask& task, std::size_t index) {
   const EvaluationTurn& turn = task.turns[index];
-  Request request{.prompt = PromptOf(task, index),
+  EncodedPrompt prompt = PromptOf(task, index);
+  Request request{.prompt = std::move(prompt.tokens),
+                  .marks = std::move(prompt.marks),
                   .max_new_tokens = turn.max_new_tokens.value_or(flags_.sampling.max_new_tokens),
                   .score_prompt = turn.score_prompt,
                   .sampling = flags_.sampling.params};
@@ -89,8 +104,9 @@ Request Evaluation::RequestOf(const EvaluationTask& task, std::size_t index) con
   if (const auto* tokens = std::get_if<std::vector<TokenId>>(&*turn.score))
     request.forced_answer = *tokens;
   else
-    request.forced_answer =
-        tokenizer_.Encode(std::get<std::string>(*turn.score), {.add_special_tokens = false});
+    request.forced_answer = task.raw ? tokenizer_.Encode(std::get<std::string>(*turn.score),
+                                                         {.add_special_tokens = false})
+                                     : encoder_.EncodeText(std::get<std::string>(*turn.score));
   return request;
 }
 
@@ -111,8 +127,7 @@ ordered_json Evaluation::RunTurn(const EvaluationTask& task, std::size_t index) 
   const std::int64_t first_row = logits_ ? logits_->rows() : 0;
   TurnFigures figures;
   const Answer answer =
-      RunRequest(engine_, tokenizer_, RequestOf(task, index),
-                 turn.score ? std::vector<std::string>() : flags_.sampling.stops, interrupt_,
+      RunRequest(engine_, encoder_, RequestOf(task, index), StopsOf(task, index), interrupt_,
                  {.step = [&](const StepResult& step) { Watch(step, &figures); }});
   std::vector<TokenId> ids;
   std::vector<double> nll;

@@ -31,20 +31,56 @@ TurnFormat Turns(const GenerateFlags& flags) {
 
 // Files are read and checked before anything is loaded.
 std::string PromptText(const GenerateFlags& flags) {
-  const std::string text = flags.prompt ? *flags.prompt : ReadPromptFile(*flags.prompt_file);
+  std::string text = flags.prompt ? *flags.prompt : ReadPromptFile(*flags.prompt_file);
   if (text.empty()) FailPrompt("is empty; give some text");
-  return flags.raw ? text : Turns(flags).FirstTurn(flags.system, text);
+  return text;
 }
 
-// What is never to be evicted of a prompt of `tokens` tokens.
-std::vector<TokenSpan> Pinned(const GenerateFlags& flags, const Tokenizer& tokenizer,
-                              std::int64_t tokens) {
-  std::int64_t pinned = std::min(flags.pin_tokens, tokens);
-  if (flags.pin_system)
-    pinned = std::max(pinned, SystemTokens(Turns(flags), flags.system, tokenizer));
-  if (pinned == 0) return {};
-  return {{.begin = 0, .end = std::min(pinned, tokens)}};
-}
+// The prompt of a request: tokens, a text as it is, or the first turn of a conversation.
+class Prompt {
+ public:
+  explicit Prompt(const GenerateFlags& flags) : flags_(flags) {
+    if (flags.token_ids_file) {
+      tokens_ = ReadTokenIds(*flags.token_ids_file);
+      return;
+    }
+    text_ = PromptText(flags);
+    if (flags.raw) return;
+    turns_ = Turns(flags);
+    parts_ = turns_->FirstTurn(flags.system, text_);
+  }
+
+  void Fill(PromptEncoder* encoder, Request* request) const {
+    std::int64_t pinned = flags_.pin_tokens;
+    if (turns_) {
+      EncodedPrompt prompt = encoder->Encode(parts_);
+      request->prompt = std::move(prompt.tokens);
+      request->marks = std::move(prompt.marks);
+      if (flags_.pin_system) {
+        const EncodedPrompt system = encoder->Encode(turns_->Beginning(flags_.system));
+        pinned = std::max(pinned, std::ssize(system.tokens));
+      }
+    } else if (flags_.token_ids_file) {
+      request->prompt = tokens_;
+    } else {
+      request->prompt = encoder->tokenizer().Encode(text_, {.add_special_tokens = true});
+    }
+    pinned = std::min<std::int64_t>(pinned, std::ssize(request->prompt));
+    if (pinned > 0) request->pinned = {{.begin = 0, .end = pinned}};
+  }
+
+  AnswerStops Stops() const {
+    return {.strings = flags_.sampling.stops,
+            .end_of_turn = turns_ && !flags_.ignore_eos ? turns_->end_of_turn() : ""};
+  }
+
+ private:
+  const GenerateFlags& flags_;
+  std::vector<TokenId> tokens_;
+  std::string text_;
+  std::optional<TurnFormat> turns_;
+  PromptParts parts_;
+};
 
 ordered_json LogprobsOf(const Answer& answer) {
   ordered_json list = ordered_json::array();
@@ -96,24 +132,18 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   Request request{.max_new_tokens = flags.sampling.max_new_tokens,
                   .ignore_end_tokens = flags.ignore_eos,
                   .sampling = flags.sampling.params};
-  std::string text;
-  if (flags.token_ids_file)
-    request.prompt = ReadTokenIds(*flags.token_ids_file);
-  else
-    text = PromptText(flags);
+  const Prompt prompt(flags);
 
   const auto [tokenizer, engine] = Load(backend, flags.model, flags.config);
   Interrupt interrupt;
   interrupt.Watch(engine.get());
-  if (!flags.token_ids_file)
-    request.prompt = tokenizer->Encode(text, {.add_special_tokens = flags.raw});
-  request.pinned = Pinned(flags, *tokenizer, static_cast<std::int64_t>(request.prompt.size()));
+  PromptEncoder encoder(*tokenizer);
+  prompt.Fill(&encoder, &request);
   const bool shown = flags.json != "-";
-  const Answer answer =
-      RunRequest(engine.get(), *tokenizer, std::move(request), flags.sampling.stops, interrupt,
-                 {.show = [&](std::string_view part) {
-                   if (shown) console->out.Write(part);
-                 }});
+  const Answer answer = RunRequest(engine.get(), encoder, std::move(request), prompt.Stops(),
+                                   interrupt, {.show = [&](std::string_view part) {
+                                     if (shown) console->out.Write(part);
+                                   }});
   if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
   if (console->err.is_terminal())
     console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");

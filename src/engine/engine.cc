@@ -50,7 +50,8 @@ void RequireTokens(std::string_view field, std::span<const TokenId> tokens,
 // The running request and what it has left to do.
 struct RunningRequest {
   Request request;
-  std::size_t read = 0;  // prompt tokens already given to the model
+  std::size_t read = 0;             // prompt tokens already given to the model
+  bool begins_with_unread = false;  // the prompt's first token is the last answer's last
   std::int64_t generated = 0;
   std::optional<Sampler> sampler;  // when something is to be generated
 };
@@ -79,7 +80,11 @@ class EngineImpl final : public Engine {
   }
 
  private:
-  void PinSpans(const Request& request);
+  std::vector<TokenSpan> SpansInStream(std::string_view field,
+                                       const std::vector<TokenSpan>& of_prompt,
+                                       const Request& request) const;
+  Sampler MakeSampler(const Request& request) const;
+  bool EndsAnswer(TokenId token) const;
   std::int64_t Schedule() const;
   std::int64_t PromptLeft() const {
     return static_cast<std::int64_t>(running_->request.prompt.size() - running_->read);
@@ -113,41 +118,61 @@ void EngineImpl::Submit(Request request) {
   const std::int64_t vocabulary = model_->spec().vocabulary_size;
   RequireTokens("prompt", request.prompt, vocabulary);
   RequireTokens("forced_answer", request.forced_answer, vocabulary);
+  RequireTokens("stop_tokens", request.stop_tokens, vocabulary);
   if (request.max_new_tokens < 0) {
     throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
                 fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
   }
   if (!request.forced_answer.empty())
     request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
-  PinSpans(request);
+  const std::vector<TokenSpan> pins = SpansInStream("pinned", request.pinned, request);
+  SpansInStream("marks", request.marks, request);
+  cache_.eviction().Pin(pins);
+  running_.emplace();
+  cancelled_.store(false);
+  if (request.max_new_tokens > 0) running_->sampler = MakeSampler(request);
   if (unread_) {
     request.prompt.insert(request.prompt.begin(), *unread_);
+    running_->begins_with_unread = true;
     previous_logits_.clear();
     unread_.reset();
   }
-  running_.emplace();
   running_->request = std::move(request);
-  cancelled_.store(false);
-  if (running_->request.max_new_tokens > 0) {
-    running_->sampler.emplace(running_->request.sampling, vocabulary);
-    for (const TokenId token : running_->request.prompt) running_->sampler->See(token);
-  }
 }
 
-void EngineImpl::PinSpans(const Request& request) {
+// The request's sampler, which has seen what was said: not the marks of a chat template, and no
+// token that ends an answer.
+Sampler EngineImpl::MakeSampler(const Request& request) const {
+  Sampler sampler(request.sampling, model_->spec().vocabulary_size);
+  for (const TokenId token : model_->spec().end_tokens) sampler.Exempt(token);
+  for (const TokenId token : request.stop_tokens) sampler.Exempt(token);
+  if (unread_) sampler.See(*unread_);
+  std::vector<bool> is_mark(request.prompt.size(), false);
+  for (const TokenSpan& span : request.marks)
+    std::fill(is_mark.begin() + span.begin, is_mark.begin() + span.end, true);
+  for (std::size_t i = 0; i < request.prompt.size(); ++i) {
+    if (!is_mark[i]) sampler.See(request.prompt[i]);
+  }
+  return sampler;
+}
+
+// Spans of the request's prompt as spans of the stream.
+std::vector<TokenSpan> EngineImpl::SpansInStream(std::string_view field,
+                                                 const std::vector<TokenSpan>& of_prompt,
+                                                 const Request& request) const {
   const std::int64_t first = cache_.tables().logical_length().value + (unread_ ? 1 : 0);
   const auto tokens = static_cast<std::int64_t>(request.prompt.size());
-  std::vector<TokenSpan> spans;  // in the stream
-  for (const TokenSpan& span : request.pinned) {
+  std::vector<TokenSpan> spans;
+  for (const TokenSpan& span : of_prompt) {
     if (span.begin < 0 || span.begin >= span.end || span.end > tokens) {
-      throw Error(ErrorCode::kInvalidArgument, "pinned",
+      throw Error(ErrorCode::kInvalidArgument, field,
                   fmt::format("[{}, {}) is not a part of the prompt's {} tokens; use 0 <= begin < "
                               "end <= {}",
                               span.begin, span.end, tokens, tokens));
     }
     spans.push_back({.begin = first + span.begin, .end = first + span.end});
   }
-  cache_.eviction().Pin(spans);
+  return spans;
 }
 
 // How many tokens the next step reads: one while decoding; a chunk of the prompt that ends on a
@@ -224,17 +249,23 @@ void EngineImpl::Sample(std::span<const float> logits, StepResult* result) {
   if (running.request.keep_logits) result->logits.assign(row.begin(), row.end());
   ++running.generated;
   const TokenId token = result->sampled->token;
-  const bool may_end = forced.empty() ? !running.request.ignore_end_tokens
-                                      : running.generated == running.request.max_new_tokens;
-  const auto& ends = model_->spec().end_tokens;
-  const bool at_end = may_end && std::find(ends.begin(), ends.end(), token) != ends.end();
+  const bool may_end = forced.empty() || running.generated == running.request.max_new_tokens;
   unread_.reset();
-  if (at_end) {
+  if (may_end && EndsAnswer(token)) {
     Finish(FinishReason::kStop, result);
     return;
   }
   unread_ = token;
   if (running.generated >= running.request.max_new_tokens) Finish(FinishReason::kLength, result);
+}
+
+bool EngineImpl::EndsAnswer(TokenId token) const {
+  const Request& request = running_->request;
+  const auto is_in = [token](const std::vector<TokenId>& ends) {
+    return std::find(ends.begin(), ends.end(), token) != ends.end();
+  };
+  return is_in(request.stop_tokens) ||
+         (!request.ignore_end_tokens && is_in(model_->spec().end_tokens));
 }
 
 void EngineImpl::Finish(FinishReason reason, StepResult* result) {
@@ -248,6 +279,9 @@ StepResult EngineImpl::Step() {
   CAROUSEL_CHECK(HasWork());
   StepResult result;
   if (cancelled_.exchange(false)) {
+    // Of a prompt of which nothing was read, the last answer's token waits on.
+    if (running_->read == 0 && running_->begins_with_unread)
+      unread_ = running_->request.prompt.front();
     Finish(FinishReason::kCancelled, &result);
     return result;
   }

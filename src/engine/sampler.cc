@@ -51,7 +51,7 @@ Sampler::Sampler(const SamplingParams& params, std::int64_t vocabulary_size)
       adjusted_(static_cast<std::size_t>(vocabulary_size)) {}
 
 void Sampler::See(TokenId token) {
-  if (params_.repetition_penalty == 1.0) return;
+  if (params_.repetition_penalty == 1.0 || exempt_.contains(token)) return;
   window_.push_back(token);
   ++window_counts_[token];
   if (static_cast<std::int64_t>(window_.size()) > params_.penalty_window) {
@@ -136,7 +136,7 @@ SampledToken Sampler::Sample(std::span<const float> logits, std::optional<TokenI
     sampled.token = Draw(logits);
   }
   See(sampled.token);
-  ++generated_[sampled.token];
+  if (!exempt_.contains(sampled.token)) ++generated_[sampled.token];
 
   const double normaliser = LogSumExp(logits);
   const auto logprob = [&](TokenId token) {

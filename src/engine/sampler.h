@@ -8,6 +8,7 @@
 #include <random>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "carousel/engine.h"
@@ -24,6 +25,8 @@ class Sampler {
   // `params` are valid.
   Sampler(const SamplingParams& params, std::int64_t vocabulary_size);
 
+  // A token that no penalty is to touch, however often it comes. Before it is seen.
+  void Exempt(TokenId token) { exempt_.insert(token); }
   // A token of the context that repetition_penalty shall see (prompt and answer alike).
   void See(TokenId token);
   // Draws from `logits` [vocabulary_size], or takes `forced`; counts the token as generated and
@@ -41,6 +44,7 @@ class Sampler {
 
   SamplingParams params_;
   std::mt19937_64 generator_;
+  std::unordered_set<TokenId> exempt_;
   std::deque<TokenId> window_;                               // the last penalty_window tokens
   std::unordered_map<TokenId, std::int64_t> window_counts_;  // of window_
   std::unordered_map<TokenId, std::int64_t> generated_;      // by this request

@@ -110,16 +110,22 @@ class OpenVinoTokenizer final : public Tokenizer {
       tokenizer_.emplace(core_, graph);
     }
     const auto graph = ReadIr(core_, directory, "openvino_detokenizer", "tokenizer");
-    decodable_tokens_ = AdaptDetokenizer(*graph).vocabulary_size;
+    DetokenizerFacts facts = AdaptDetokenizer(*graph);
+    decodable_tokens_ = facts.vocabulary_size;
+    control_tokens_ = std::move(facts.control_tokens);
     if (decodable_tokens_ > vocabulary_size_) RefuseVocabulary(decodable_tokens_);
     detokenizer_.emplace(core_, graph);
     FindAddedTokens();
+    FindOutWhatStandsInFront();
     FindOutWhetherPiecesFit();
     CheckLongText(limit);
   }
 
   Tokens Encode(std::string_view text, const EncodeOptions& options) const override {
     CheckText(text);
+    if (options.continues_text && !front_.empty()) {
+      if (std::optional<Tokens> tokens = EncodeBehindFront(text)) return *std::move(tokens);
+    }
     Tokens tokens = EncodeWhole(text);
     if (options.add_special_tokens) return tokens;
     return WithoutAdded(std::move(tokens));
@@ -140,6 +146,8 @@ class OpenVinoTokenizer final : public Tokenizer {
   }
 
   bool CanEncodeInPieces() const override { return can_encode_in_pieces_; }
+
+  const std::vector<ControlToken>& control_tokens() const override { return control_tokens_; }
 
  private:
   [[noreturn]] void RefuseVocabulary(std::int64_t tokens) const {
@@ -216,6 +224,23 @@ class OpenVinoTokenizer final : public Tokenizer {
     added_after_ = added.size() - before;
   }
 
+  // A character that merges with nothing, put in front of a text, takes the space that the
+  // tokenizer would put there. nullopt: it merged after all.
+  std::optional<Tokens> EncodeBehindFront(std::string_view text) const {
+    Tokens tokens = WithoutAdded(EncodeWhole(kFront + std::string(text)));
+    if (tokens.size() < front_.size() || !std::equal(front_.begin(), front_.end(), tokens.begin()))
+      return std::nullopt;
+    tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(front_.size()));
+    return tokens;
+  }
+
+  // Whether a word is written with other tokens at a text's beginning than behind another text.
+  void FindOutWhatStandsInFront() {
+    front_ = WithoutAdded(EncodeWhole(kFront));
+    const std::optional<Tokens> behind = EncodeBehindFront("a");
+    if (!behind || *behind == WithoutAdded(EncodeWhole("a"))) front_.clear();
+  }
+
   void FindOutWhetherPiecesFit();
   void CheckLongText(std::int64_t limit) const;
 
@@ -223,6 +248,9 @@ class OpenVinoTokenizer final : public Tokenizer {
   std::int64_t vocabulary_size_;
   std::int64_t decodable_tokens_ = 0;  // 0: unknown
   std::set<TokenId> special_tokens_;
+  std::vector<ControlToken> control_tokens_;
+  static constexpr const char* kFront = "\x01";
+  Tokens front_;  // of kFront; empty: nothing is put in front of a text
   std::size_t added_before_ = 0;
   std::size_t added_after_ = 0;
   bool can_encode_in_pieces_ = false;

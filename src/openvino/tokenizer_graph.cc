@@ -59,6 +59,36 @@ std::optional<std::int64_t> IntegerConstant(const ov::Output<ov::Node>& output) 
   return constant->cast_vector<std::int64_t>()[0];
 }
 
+// A constant's values, or those of the constant that a Slice takes a part of; empty: it is neither.
+std::vector<std::int32_t> IntegersOf(const ov::Output<ov::Node>& output) {
+  const NodePtr node = output.get_node_shared_ptr();
+  if (IsType(node, "Slice")) return IntegersOf(node->input_value(0));
+  const auto constant = ov::as_type_ptr<ov::op::v0::Constant>(node);
+  if (!constant || !constant->get_element_type().is_integral_number()) return {};
+  return constant->cast_vector<std::int32_t>();
+}
+
+// The tokens that a VocabDecoder leaves out, with their texts. Its inputs are tokens, then where
+// each token's bytes begin and end, all bytes, and the tokens that are left out.
+std::vector<ControlToken> ControlTokensOf(const ov::Node& decoder) {
+  if (decoder.get_input_size() < 5) return {};
+  const std::vector<std::int32_t> begins = IntegersOf(decoder.input_value(1));
+  const std::vector<std::int32_t> ends = IntegersOf(decoder.input_value(2));
+  const auto bytes = ov::as_type_ptr<ov::op::v0::Constant>(decoder.get_input_node_shared_ptr(3));
+  if (!bytes || begins.size() != ends.size()) return {};
+  const std::string_view text(static_cast<const char*>(bytes->get_data_ptr()),
+                              bytes->get_byte_size());
+  std::vector<ControlToken> found;
+  for (const std::int32_t token : IntegersOf(decoder.input_value(4))) {
+    if (token < 0 || static_cast<std::size_t>(token) >= begins.size()) continue;
+    const auto begin = static_cast<std::size_t>(begins[static_cast<std::size_t>(token)]);
+    const auto end = static_cast<std::size_t>(ends[static_cast<std::size_t>(token)]);
+    if (begin >= end || end > text.size()) continue;
+    found.push_back({.token = token, .text = std::string(text.substr(begin, end - begin))});
+  }
+  return found;
+}
+
 void ReplaceByConstant(ov::Input<ov::Node> input, std::int64_t value) {
   const auto constant =
       ov::op::v0::Constant::create(input.get_element_type(), input.get_shape(), {value});
@@ -133,6 +163,7 @@ DetokenizerFacts AdaptDetokenizer(ov::Model& detokenizer) {
       const ov::PartialShape& begins = node->get_input_partial_shape(1);
       if (begins.is_static())
         facts.vocabulary_size = static_cast<std::int64_t>(ov::shape_size(begins.to_shape()));
+      facts.control_tokens = ControlTokensOf(*node);
       // Exports keep the special tokens' ids behind a Slice whose end switches them on and off.
       const bool has_switch =
           node->get_input_size() > 4 && IsType(node->get_input_node_shared_ptr(4), "Slice");

@@ -7,6 +7,9 @@
 #include <memory>
 #include <openvino/core/model.hpp>
 #include <openvino/runtime/core.hpp>
+#include <vector>
+
+#include "engine/tokenizer.h"
 
 namespace carousel {
 
@@ -23,6 +26,8 @@ std::int64_t LiftTruncation(ov::Model& tokenizer);
 
 struct DetokenizerFacts {
   std::int64_t vocabulary_size = 0;  // 0: the graph does not say
+  // What the graph leaves out of a text; empty where it does not say.
+  std::vector<ControlToken> control_tokens;
 };
 
 // Special tokens are left out, and bytes that are not yet whole UTF-8 characters stay as they are.

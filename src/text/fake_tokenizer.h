@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tokenizer for tests: tokens 0 to 255 are bytes, the next are given texts, the last has no text.
+// A tokenizer for tests: tokens 0 to 255 are bytes, the next are given texts, then comes one
+// without a text, then control tokens.
 #pragma once
 
 #include <algorithm>
@@ -18,11 +19,15 @@ class FakeTokenizer : public Tokenizer {
   // How Decode shows bytes that make no whole character, as tokenizers differ in it.
   enum class Partial { kRaw, kReplaceMaximalSubpart, kReplaceEachByte };
 
-  FakeTokenizer(std::vector<std::string> pieces, Partial partial, bool in_pieces = true)
-      : pieces_(std::move(pieces)), partial_(partial), in_pieces_(in_pieces) {}
+  FakeTokenizer(std::vector<std::string> pieces, Partial partial, bool in_pieces = true,
+                const std::vector<std::string>& controls = {})
+      : pieces_(std::move(pieces)), partial_(partial), in_pieces_(in_pieces) {
+    for (const std::string& text : controls)
+      controls_.push_back({special_token() + 1 + static_cast<TokenId>(controls_.size()), text});
+  }
 
   TokenId special_token() const { return static_cast<TokenId>(256 + pieces_.size()); }
-  std::int64_t vocabulary_size() const { return special_token() + 1; }
+  std::int64_t vocabulary_size() const { return special_token() + 1 + std::ssize(controls_); }
 
   // The longest piece that fits, else a byte; the special token in front where special tokens are
   // wanted.
@@ -37,6 +42,11 @@ class FakeTokenizer : public Tokenizer {
         bytes = pieces_[i].size();
         token = static_cast<TokenId>(256 + i);
       }
+      for (const ControlToken& control : controls_) {
+        if (control.text.size() < bytes || !text.starts_with(control.text)) continue;
+        bytes = control.text.size();
+        token = control.token;
+      }
       tokens.push_back(token);
       text.remove_prefix(bytes);
     }
@@ -48,7 +58,7 @@ class FakeTokenizer : public Tokenizer {
     for (const TokenId token : tokens) {
       if (token < 256)
         bytes += static_cast<char>(token);
-      else if (token != special_token())
+      else if (token < special_token())
         bytes += pieces_[static_cast<std::size_t>(token - 256)];
     }
     ++decode_calls_;
@@ -59,6 +69,7 @@ class FakeTokenizer : public Tokenizer {
   }
 
   bool CanEncodeInPieces() const override { return in_pieces_; }
+  const std::vector<ControlToken>& control_tokens() const override { return controls_; }
 
   std::size_t longest_decode() const { return longest_decode_; }
   std::size_t decode_calls() const { return decode_calls_; }
@@ -81,6 +92,7 @@ class FakeTokenizer : public Tokenizer {
   std::vector<std::string> pieces_;
   Partial partial_;
   bool in_pieces_;
+  std::vector<ControlToken> controls_;
   mutable std::size_t longest_decode_ = 0;
   mutable std::size_t decode_calls_ = 0;
 };

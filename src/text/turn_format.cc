@@ -70,6 +70,12 @@ std::string_view Trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
 }
 
+void AddMark(const std::string& text, PromptParts* parts) {
+  if (text.empty()) return;
+  if (parts->empty() || !parts->back().is_mark) parts->push_back({.is_mark = true});
+  parts->back().text += text;
+}
+
 }  // namespace
 
 TurnFormat TurnFormat::Load(const std::filesystem::path& model_dir) {
@@ -112,27 +118,40 @@ TurnFormat TurnFormat::Parse(std::string_view text) {
   return result;
 }
 
-std::string TurnFormat::Message(const Role& role, std::string_view content) const {
-  return fmt::format("{}{}{}", role.before, trim_ ? Trim(content) : content, role.after);
+void TurnFormat::AddMessage(const Role& role, std::string_view content, PromptParts* parts) const {
+  AddMark(role.before, parts);
+  if (trim_) content = Trim(content);
+  if (!content.empty()) parts->push_back({.text = std::string(content)});
+  AddMark(role.after, parts);
 }
 
-std::string TurnFormat::Beginning(const std::optional<std::string>& system) const {
+PromptParts TurnFormat::Beginning(const std::optional<std::string>& system) const {
   CAROUSEL_CHECK(reducible_);
   if (system && !system_)
     throw Error(
         ErrorCode::kInvalidArgument, "system",
         "this model's chat template has no system message; put the text into the first turn");
-  return system ? begin_ + Message(*system_, *system) : begin_without_system_;
+  PromptParts parts;
+  AddMark(system ? begin_ : begin_without_system_, &parts);
+  if (system) AddMessage(*system_, *system, &parts);
+  return parts;
 }
 
-std::string TurnFormat::FirstTurn(const std::optional<std::string>& system,
+PromptParts TurnFormat::FirstTurn(const std::optional<std::string>& system,
                                   std::string_view user) const {
-  return Beginning(system) + Message(user_, user) + generation_prompt_;
+  PromptParts parts = Beginning(system);
+  AddMessage(user_, user, &parts);
+  AddMark(generation_prompt_, &parts);
+  return parts;
 }
 
-std::string TurnFormat::NextTurn(std::string_view user) const {
+PromptParts TurnFormat::NextTurn(std::string_view user) const {
   CAROUSEL_CHECK(reducible_);
-  return assistant_.after + Message(user_, user) + generation_prompt_;
+  PromptParts parts;
+  AddMark(assistant_.after, &parts);
+  AddMessage(user_, user, &parts);
+  AddMark(generation_prompt_, &parts);
+  return parts;
 }
 
 }  // namespace carousel

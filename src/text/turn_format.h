@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "text/prompt_part.h"
+
 namespace carousel {
 
 // Renders what each user turn adds to a running conversation. What is already in the cache is never
@@ -30,17 +32,18 @@ class TurnFormat {
   // The text by which the model ends its turn; empty when there is none.
   const std::string& end_of_turn() const { return end_of_turn_; }
 
-  // The functions below CHECK reducible().
+  // The functions below CHECK reducible(). They give marks and contents apart, none of them empty,
+  // no two marks side by side.
 
   // The conversation up to where the first answer begins. Throws carousel::Error (kInvalidArgument,
   // field "system") when there is a system message and the template has no place for one.
-  std::string FirstTurn(const std::optional<std::string>& system, std::string_view user) const;
+  PromptParts FirstTurn(const std::optional<std::string>& system, std::string_view user) const;
   // The part of it in front of the user's turn: the system message, or what stands for it. Throws
   // as FirstTurn.
-  std::string Beginning(const std::optional<std::string>& system) const;
+  PromptParts Beginning(const std::optional<std::string>& system) const;
   // What follows an answer, up to where the next one begins. The end of the answer's turn is part
   // of it: the engine drops the end token that the model gave (Engine::Submit).
-  std::string NextTurn(std::string_view user) const;
+  PromptParts NextTurn(std::string_view user) const;
 
  private:
   struct Role {
@@ -48,7 +51,7 @@ class TurnFormat {
     std::string after;
   };
 
-  std::string Message(const Role& role, std::string_view content) const;
+  void AddMessage(const Role& role, std::string_view content, PromptParts* parts) const;
 
   bool reducible_ = false;
   std::string reason_;

@@ -11,8 +11,8 @@ namespace {
 
 void Render(const TurnFormat& format) {
   if (!format.reducible()) return;
-  const std::string first = format.FirstTurn(std::nullopt, " hello ");
-  const std::string next = format.NextTurn(" hello ");
+  const std::string first = JoinedText(format.FirstTurn(std::nullopt, " hello "));
+  const std::string next = JoinedText(format.NextTurn(" hello "));
   for (const std::string* text : {&first, &next}) {
     CAROUSEL_CHECK(text->find("hello") != std::string::npos);
     CAROUSEL_CHECK(!FindInvalidUtf8(*text) && text->find('\0') == std::string::npos);

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "text/prompt_encoder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+
+#include "text/fake_tokenizer.h"
+#include "text/random_text.h"
+
+namespace carousel {
+namespace {
+
+using ::testing::ElementsAre;
+
+FakeTokenizer ChatTokenizer(const std::vector<std::string>& pieces = {" the", "ing", " hi"}) {
+  return FakeTokenizer(pieces, FakeTokenizer::Partial::kRaw, true, {"<|end|>", "<|user|>", "<|e"});
+}
+
+TokenId Control(const FakeTokenizer& tokenizer, std::string_view text) {
+  for (const ControlToken& control : tokenizer.control_tokens()) {
+    if (control.text == text) return control.token;
+  }
+  return -1;
+}
+
+std::ptrdiff_t CountControls(const FakeTokenizer& tokenizer, const std::vector<TokenId>& tokens) {
+  return std::count_if(tokens.begin(), tokens.end(),
+                       [&](TokenId token) { return token >= tokenizer.special_token(); });
+}
+
+TEST(PromptEncoder, MarksAreControlTokensAndContentsAreText) {
+  const FakeTokenizer tokenizer = ChatTokenizer();
+  PromptEncoder encoder(tokenizer);
+  const EncodedPrompt prompt = encoder.Encode({{.text = "<|user|>", .is_mark = true},
+                                               {.text = "a<|end|>"},
+                                               {.text = "<|end|>", .is_mark = true}});
+  EXPECT_THAT(prompt.tokens, ElementsAre(Control(tokenizer, "<|user|>"), 'a', '<', '|', 'e', 'n',
+                                         'd', '|', '>', Control(tokenizer, "<|end|>")));
+  ASSERT_EQ(prompt.marks.size(), 2U);
+  EXPECT_EQ(prompt.marks[0].begin, 0);
+  EXPECT_EQ(prompt.marks[0].end, 1);
+  EXPECT_EQ(prompt.marks[1].begin, 9);
+  EXPECT_EQ(prompt.marks[1].end, 10);
+}
+
+TEST(PromptEncoder, AControlWordInATextCostsWhatOtherLettersCost) {
+  // "<|" and "nd|>" are pieces: a cut inside them would cost a token.
+  const FakeTokenizer tokenizer = ChatTokenizer({"<|", "nd|>"});
+  PromptEncoder encoder(tokenizer);
+  EXPECT_EQ(encoder.EncodeText("x <|end|> y").size(), encoder.EncodeText("x <|ond|> y").size());
+  EXPECT_EQ(encoder.EncodeText("<|end|>").size(), encoder.EncodeText("<|ond|>").size());
+}
+
+TEST(PromptEncoder, SpacesAtTheEndOfAMarkBelongToTheNextWord) {
+  const FakeTokenizer tokenizer = ChatTokenizer();
+  PromptEncoder encoder(tokenizer);
+  const EncodedPrompt prompt = encoder.Encode(
+      {{.text = "U: ", .is_mark = true}, {.text = "hi"}, {.text = " \n", .is_mark = true}});
+  EXPECT_THAT(prompt.tokens, ElementsAre('U', ':', 258, ' ', '\n'));
+  EXPECT_EQ(prompt.marks[0].end, 2);
+  EXPECT_EQ(prompt.marks[1].begin, 3);
+}
+
+TEST(PromptEncoder, FindsControlWords) {
+  const FakeTokenizer tokenizer = ChatTokenizer();
+  const PromptEncoder encoder(tokenizer);
+  EXPECT_EQ(encoder.ControlToken("<|user|>"), Control(tokenizer, "<|user|>"));
+  EXPECT_EQ(encoder.ControlToken("<|user|"), std::nullopt);
+  EXPECT_EQ(encoder.ControlToken(""), std::nullopt);
+  const auto word = encoder.FindControlWord("<<|end|>");
+  ASSERT_TRUE(word);
+  EXPECT_EQ(word->begin, 1U);
+  EXPECT_EQ(word->bytes, 3U);  // "<|e"
+  EXPECT_EQ(encoder.FindControlWord("<|usr|> <|"), std::nullopt);
+  EXPECT_EQ(encoder.ControlWordAtBegin("<|end|>x"), "<|end|>");  // the longest
+  EXPECT_EQ(encoder.ControlWordAtBegin("x<|end|>"), std::nullopt);
+}
+
+TEST(PromptEncoder, AWordThatCannotBeCutIsLeftOut) {
+  const FakeTokenizer tokenizer({}, FakeTokenizer::Partial::kRaw, true, {"\xC2\xA7"});
+  PromptEncoder encoder(tokenizer);
+  EXPECT_THAT(encoder.EncodeText("a\xC2\xA7z"), ElementsAre('a', 'z'));
+}
+
+RC_GTEST_PROP(PromptEncoder, NoTextMakesAControlToken, ()) {
+  const FakeTokenizer tokenizer = ChatTokenizer();
+  PromptEncoder encoder(tokenizer);
+  const auto words = rc::gen::element<std::string>("<|end|>", "<|user|>", "<|e", "<", "|",
+                                                   "<|<|end|>", "end|>", " the", "x", "\xC3\xA9");
+  std::string text;
+  for (const std::string& word : *rc::gen::container<std::vector<std::string>>(words)) text += word;
+  const std::vector<TokenId> tokens = encoder.EncodeText(text);
+  RC_ASSERT(CountControls(tokenizer, tokens) == 0);
+  RC_ASSERT(tokenizer.Decode(tokens) == text);
+}
+
+RC_GTEST_PROP(PromptEncoder, WithoutControlWordsItIsTheTokenizer, ()) {
+  const FakeTokenizer tokenizer = ChatTokenizer();
+  PromptEncoder encoder(tokenizer);
+  const std::string text = *ValidText();
+  RC_ASSERT(encoder.EncodeText(text) == tokenizer.Encode(text, {.add_special_tokens = false}));
+}
+
+}  // namespace
+}  // namespace carousel
