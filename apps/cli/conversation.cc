@@ -21,13 +21,11 @@ Conversation::Conversation(Engine* engine, const Tokenizer& tokenizer, const Tur
 // The tokens of a turn, up to where the answer begins.
 Conversation::Said Conversation::NextTurn(const std::string& message) {
   const bool is_first = messages_.empty();
-  EncodedPrompt prompt = encoder_.Encode(
-      is_first ? format_.FirstTurn(settings_.system, message) : format_.NextTurn(message),
-      /*continues_text=*/!is_first);
-  Said turn{.tokens = std::move(prompt.tokens), .marks = std::move(prompt.marks)};
+  Said turn{.tokens = encoder_.Encode(
+                is_first ? format_.FirstTurn(settings_.system, message) : format_.NextTurn(message),
+                /*continues_text=*/!is_first)};
   if (!is_first || !settings_.pin_system) return turn;
-  const auto system =
-      static_cast<std::int64_t>(encoder_.Encode(format_.Beginning(settings_.system)).tokens.size());
+  const std::int64_t system = std::ssize(encoder_.Encode(format_.Beginning(settings_.system)));
   if (system > 0) turn.pinned = {{.begin = 0, .end = system}};
   return turn;
 }
@@ -37,11 +35,10 @@ Request Conversation::RequestOf(const Said& turn) const {
   Said prompt = in_cache_ ? Said() : said_;
   const auto before = static_cast<std::int64_t>(prompt.tokens.size());
   prompt.tokens.insert(prompt.tokens.end(), turn.tokens.begin(), turn.tokens.end());
-  AppendSpans(turn.marks, before, &prompt.marks);
   AppendSpans(turn.pinned, before, &prompt.pinned);
   Request request{.prompt = std::move(prompt.tokens),
                   .pinned = std::move(prompt.pinned),
-                  .marks = std::move(prompt.marks),
+                  .penalise_prompt = false,
                   .max_new_tokens = settings_.max_new_tokens,
                   .sampling = settings_.sampling};
   // The same words said twice are not to get the same answer, and a script is to get the same chat.
@@ -84,7 +81,6 @@ void Conversation::TakeBack() {
 void Conversation::Keep(const Said& turn, const std::string& message, const Answer& answer) {
   const auto before = static_cast<std::int64_t>(said_.tokens.size());
   said_.tokens.insert(said_.tokens.end(), turn.tokens.begin(), turn.tokens.end());
-  AppendSpans(turn.marks, before, &said_.marks);
   AppendSpans(turn.pinned, before, &said_.pinned);
   for (const SampledToken& sampled : answer.tokens) said_.tokens.push_back(sampled.token);
   if (answer.ended_by_token) said_.tokens.pop_back();

@@ -50,10 +50,9 @@ class Conversation {
   }
 
  private:
-  // What the sequence has read, and what of it is a mark or pinned.
+  // What the sequence has read, and what of it is pinned.
   struct Said {
     std::vector<TokenId> tokens;
-    std::vector<TokenSpan> marks;
     std::vector<TokenSpan> pinned;
   };
   Said NextTurn(const std::string& message);

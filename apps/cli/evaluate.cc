@@ -56,7 +56,8 @@ class Evaluation {
   }
 
  private:
-  EncodedPrompt PromptOf(const EvaluationTask& task, std::size_t index);
+  bool IsTemplateTurn(const EvaluationTask& task, std::size_t index) const;
+  std::vector<TokenId> PromptOf(const EvaluationTask& task, std::size_t index);
   Request RequestOf(const EvaluationTask& task, std::size_t index);
   AnswerStops StopsOf(const EvaluationTask& task, std::size_t index) const;
   void Watch(const StepResult& step, TurnFigures* figures);
@@ -70,30 +71,31 @@ class Evaluation {
   std::optional<LogitsFile> logits_;
 };
 
-EncodedPrompt Evaluation::PromptOf(const EvaluationTask& task, std::size_t index) {
+bool Evaluation::IsTemplateTurn(const EvaluationTask& task, std::size_t index) const {
+  return !task.raw && std::holds_alternative<std::string>(task.turns[index].prompt);
+}
+
+std::vector<TokenId> Evaluation::PromptOf(const EvaluationTask& task, std::size_t index) {
   const TextOrTokens& prompt = task.turns[index].prompt;
-  if (const auto* tokens = std::get_if<std::vector<TokenId>>(&prompt)) return {.tokens = *tokens};
+  if (const auto* tokens = std::get_if<std::vector<TokenId>>(&prompt)) return *tokens;
   const auto& text = std::get<std::string>(prompt);
-  if (task.raw) return {.tokens = tokenizer_.Encode(text, {.add_special_tokens = index == 0})};
+  if (task.raw) return tokenizer_.Encode(text, {.add_special_tokens = index == 0});
   return encoder_.Encode(
       index == 0 ? format_->FirstTurn(std::nullopt, text) : format_->NextTurn(text),
       /*continues_text=*/index > 0);
 }
 
-// A scored answer is given as it is; of the model's own, where a chat template is used, its end of
-// turn is one.
+// A scored answer is given as it is. The model's own ends its turn as the chat template does.
 AnswerStops Evaluation::StopsOf(const EvaluationTask& task, std::size_t index) const {
   if (task.turns[index].score) return {};
-  const bool is_turn = !task.raw && std::holds_alternative<std::string>(task.turns[index].prompt);
   return {.strings = flags_.sampling.stops,
-          .end_of_turn = is_turn ? format_->end_of_turn() : std::string()};
+          .end_of_turn = IsTemplateTurn(task, index) ? format_->end_of_turn() : std::string()};
 }
 
 Request Evaluation::RequestOf(const EvaluationTask& task, std::size_t index) {
   const EvaluationTurn& turn = task.turns[index];
-  EncodedPrompt prompt = PromptOf(task, index);
-  Request request{.prompt = std::move(prompt.tokens),
-                  .marks = std::move(prompt.marks),
+  Request request{.prompt = PromptOf(task, index),
+                  .penalise_prompt = !IsTemplateTurn(task, index),
                   .max_new_tokens = turn.max_new_tokens.value_or(flags_.sampling.max_new_tokens),
                   .score_prompt = turn.score_prompt,
                   .sampling = flags_.sampling.params};

@@ -53,12 +53,11 @@ class Prompt {
   void Fill(PromptEncoder* encoder, Request* request) const {
     std::int64_t pinned = flags_.pin_tokens;
     if (turns_) {
-      EncodedPrompt prompt = encoder->Encode(parts_);
-      request->prompt = std::move(prompt.tokens);
-      request->marks = std::move(prompt.marks);
+      request->prompt = encoder->Encode(parts_);
+      request->penalise_prompt = false;
       if (flags_.pin_system) {
-        const EncodedPrompt system = encoder->Encode(turns_->Beginning(flags_.system));
-        pinned = std::max(pinned, std::ssize(system.tokens));
+        const PromptParts system = turns_->Beginning(flags_.system);
+        pinned = std::max<std::int64_t>(pinned, std::ssize(encoder->Encode(system)));
       }
     } else if (flags_.token_ids_file) {
       request->prompt = tokens_;

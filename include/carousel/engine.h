@@ -25,9 +25,9 @@ struct SamplingParams {
   std::int64_t top_k = 0;    // 0: off
   double top_p = 1.0;        // in (0, 1]; 1: off
   double min_p = 0.0;        // in [0, 1); 0: off. Keeps p >= min_p * the largest p
-  double repetition_penalty =
-      1.0;  // > 0; 1: off (Keskar et al. 2019: divides or multiplies logits). Tokens that end an
-            // answer are no repetition, and Request::marks are not looked at
+  // > 0; 1: off. Divides or multiplies logits of tokens that were there before (Keskar et al.
+  // 2019); tokens that end an answer are no repetition. See Request::penalise_prompt.
+  double repetition_penalty = 1.0;
   double presence_penalty = 0.0;   // in [-2, 2]; subtracted once from tokens generated before
   double frequency_penalty = 0.0;  // in [-2, 2]; subtracted per occurrence among generated tokens
   std::int64_t penalty_window =
@@ -51,9 +51,10 @@ struct Request {
   // Parts of the prompt, by index into it, that are never evicted until Reset: a system prompt, a
   // document. Blocks are kept whole, so the neighbours in their first and last block stay as well.
   std::vector<TokenSpan> pinned;
-  // Parts of the prompt, by index into it, that nobody said: a chat template's marks.
-  // repetition_penalty does not look at them.
-  std::vector<TokenSpan> marks;
+  // Whether repetition_penalty looks at the prompt as well as at the answer. False for a turn of a
+  // conversation: neither a chat template's marks nor what others said are the model's repetition.
+  // With them penalised, answers do not end, since every turn before ended with the same words.
+  bool penalise_prompt = true;
   std::int64_t max_new_tokens = 0;  // 0: only read the prompt
   bool ignore_end_tokens = false;   // the model's own; stop_tokens end the answer all the same
   // These end the answer as the model's own end tokens do.

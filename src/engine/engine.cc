@@ -80,9 +80,7 @@ class EngineImpl final : public Engine {
   }
 
  private:
-  std::vector<TokenSpan> SpansInStream(std::string_view field,
-                                       const std::vector<TokenSpan>& of_prompt,
-                                       const Request& request) const;
+  void PinSpans(const Request& request);
   Sampler MakeSampler(const Request& request) const;
   bool EndsAnswer(TokenId token) const;
   std::int64_t Schedule() const;
@@ -125,9 +123,7 @@ void EngineImpl::Submit(Request request) {
   }
   if (!request.forced_answer.empty())
     request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
-  const std::vector<TokenSpan> pins = SpansInStream("pinned", request.pinned, request);
-  SpansInStream("marks", request.marks, request);
-  cache_.eviction().Pin(pins);
+  PinSpans(request);
   running_.emplace();
   cancelled_.store(false);
   if (request.max_new_tokens > 0) running_->sampler = MakeSampler(request);
@@ -140,39 +136,31 @@ void EngineImpl::Submit(Request request) {
   running_->request = std::move(request);
 }
 
-// The request's sampler, which has seen what was said: not the marks of a chat template, and no
-// token that ends an answer.
+// The request's sampler, which has seen of the prompt what counts as repetition.
 Sampler EngineImpl::MakeSampler(const Request& request) const {
   Sampler sampler(request.sampling, model_->spec().vocabulary_size);
   for (const TokenId token : model_->spec().end_tokens) sampler.Exempt(token);
   for (const TokenId token : request.stop_tokens) sampler.Exempt(token);
+  if (!request.penalise_prompt) return sampler;
   if (unread_) sampler.See(*unread_);
-  std::vector<bool> is_mark(request.prompt.size(), false);
-  for (const TokenSpan& span : request.marks)
-    std::fill(is_mark.begin() + span.begin, is_mark.begin() + span.end, true);
-  for (std::size_t i = 0; i < request.prompt.size(); ++i) {
-    if (!is_mark[i]) sampler.See(request.prompt[i]);
-  }
+  for (const TokenId token : request.prompt) sampler.See(token);
   return sampler;
 }
 
-// Spans of the request's prompt as spans of the stream.
-std::vector<TokenSpan> EngineImpl::SpansInStream(std::string_view field,
-                                                 const std::vector<TokenSpan>& of_prompt,
-                                                 const Request& request) const {
+void EngineImpl::PinSpans(const Request& request) {
   const std::int64_t first = cache_.tables().logical_length().value + (unread_ ? 1 : 0);
   const auto tokens = static_cast<std::int64_t>(request.prompt.size());
-  std::vector<TokenSpan> spans;
-  for (const TokenSpan& span : of_prompt) {
+  std::vector<TokenSpan> spans;  // in the stream
+  for (const TokenSpan& span : request.pinned) {
     if (span.begin < 0 || span.begin >= span.end || span.end > tokens) {
-      throw Error(ErrorCode::kInvalidArgument, field,
+      throw Error(ErrorCode::kInvalidArgument, "pinned",
                   fmt::format("[{}, {}) is not a part of the prompt's {} tokens; use 0 <= begin < "
                               "end <= {}",
                               span.begin, span.end, tokens, tokens));
     }
     spans.push_back({.begin = first + span.begin, .end = first + span.end});
   }
-  return spans;
+  cache_.eviction().Pin(spans);
 }
 
 // How many tokens the next step reads: one while decoding; a chunk of the prompt that ends on a

@@ -111,24 +111,21 @@ std::vector<TokenId> PromptEncoder::EncodeText(std::string_view text, bool conti
   return tokens;
 }
 
-EncodedPrompt PromptEncoder::Encode(const PromptParts& parts, bool continues_text) {
-  EncodedPrompt prompt;
+std::vector<TokenId> PromptEncoder::Encode(const PromptParts& parts, bool continues_text) {
+  std::vector<TokenId> tokens;
   std::string spaces;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     std::string text = std::exchange(spaces, "") + parts[i].text;
-    const bool continues = prompt.tokens.empty() ? continues_text : !EndsWithControl(prompt.tokens);
+    const bool continues = tokens.empty() ? continues_text : !EndsWithControl(tokens);
     if (!parts[i].is_mark) {
-      Append(EncodeText(text, continues), &prompt.tokens);
+      Append(EncodeText(text, continues), &tokens);
       continue;
     }
     if (i + 1 < parts.size()) spaces = TakeSpacesAtEnd(&text);
-    if (text.empty()) continue;
-    const auto begin = static_cast<std::int64_t>(prompt.tokens.size());
     Append(tokenizer_.Encode(text, {.add_special_tokens = false, .continues_text = continues}),
-           &prompt.tokens);
-    prompt.marks.push_back({begin, static_cast<std::int64_t>(prompt.tokens.size())});
+           &tokens);
   }
-  return prompt;
+  return tokens;
 }
 
 }  // namespace carousel

@@ -12,16 +12,11 @@
 #include <unordered_set>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/types.h"
 #include "engine/tokenizer.h"
 #include "text/prompt_part.h"
 
 namespace carousel {
-
-struct EncodedPrompt {
-  std::vector<TokenId> tokens;
-  std::vector<TokenSpan> marks;  // where the template's marks stand, for Request::marks
-};
 
 // Tokenizers take the text of a control token for the token itself, wherever it stands. So each
 // part of a prompt is encoded apart, and in contents a control word is cut in two where that costs
@@ -36,7 +31,7 @@ class PromptEncoder {
 
   // The parts' tokens, without what the tokenizer puts around a text. `continues_text`: the first
   // part follows on text that was read before. Throws as Tokenizer::Encode.
-  EncodedPrompt Encode(const PromptParts& parts, bool continues_text = false);
+  std::vector<TokenId> Encode(const PromptParts& parts, bool continues_text = false);
   // A text's tokens, none of which is a control token: what is one and cannot be cut is left out.
   std::vector<TokenId> EncodeText(std::string_view text, bool continues_text = false);
   // The token that is written so; nullopt: it is no control token's text.
