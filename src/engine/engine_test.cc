@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <string>
@@ -352,6 +353,63 @@ TEST(Engine, CancelFromAnotherThreadEndsTheRequestOnly) {
                        {.prompt = Tokens(5), .max_new_tokens = 3, .ignore_end_tokens = true})
                 .size(),
             3U);
+}
+
+TEST(Engine, StopTokensEndAnAnswerEvenWhereEndTokensDoNot) {
+  const auto free_run =
+      RunRequest(Make(WholeCache()).get(), {.prompt = Tokens(20), .max_new_tokens = 10});
+  const TokenId stop = free_run[2];
+  const auto engine = Make(WholeCache());
+  FinishReason reason = FinishReason::kNone;
+  const auto answer = RunRequest(engine.get(),
+                                 {.prompt = Tokens(20),
+                                  .max_new_tokens = 10,
+                                  .ignore_end_tokens = true,
+                                  .stop_tokens = {stop}},
+                                 &reason);
+  EXPECT_EQ(reason, FinishReason::kStop);
+  EXPECT_EQ(answer.back(), stop);
+  const std::int64_t before = engine->metrics().logical_tokens;
+  RunRequest(engine.get(), {.prompt = Tokens(5), .max_new_tokens = 1});
+  EXPECT_EQ(engine->metrics().logical_tokens, before + 5);  // the stop token is not read
+  EXPECT_THROW(engine->Submit({.prompt = Tokens(2), .max_new_tokens = 1, .stop_tokens = {61}}),
+               Error);
+}
+
+TEST(Engine, RepetitionIsWhatWasSaidBefore) {
+  // The tiny model likes to repeat its prompt: of several prompts some hold the likeliest token.
+  int held = 0;
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    const auto sampled = [&](double penalty, bool penalise_prompt, std::vector<TokenId> ends) {
+      return RunRequest(Make(WholeCache(), {.end_tokens = std::move(ends)}).get(),
+                        {.prompt = Tokens(20, seed),
+                         .penalise_prompt = penalise_prompt,
+                         .max_new_tokens = 1,
+                         .sampling = {.repetition_penalty = penalty}})[0];
+    };
+    const auto prompt = Tokens(20, seed);
+    const TokenId likeliest = sampled(1.0, true, {});
+    if (std::find(prompt.begin(), prompt.end(), likeliest) == prompt.end()) continue;
+    ++held;
+    EXPECT_NE(sampled(1e3, true, {}), likeliest) << seed;
+    EXPECT_EQ(sampled(1e3, false, {}), likeliest) << seed;          // the prompt is not looked at
+    EXPECT_EQ(sampled(1e3, true, {likeliest}), likeliest) << seed;  // an end is no repetition
+  }
+  EXPECT_GT(held, 3);
+}
+
+TEST(Engine, CancelledBeforeItsFirstStepARequestLeavesTheSequenceAsItWas) {
+  const auto engine = Make(WholeCache());
+  const auto twin = Make(WholeCache());
+  const Request first{.prompt = Tokens(20), .max_new_tokens = 4};
+  RunRequest(engine.get(), first);
+  RunRequest(twin.get(), first);
+  engine->Submit({.prompt = Tokens(9, 3), .max_new_tokens = 4});
+  engine->Cancel();
+  EXPECT_EQ(engine->Step().finish_reason, FinishReason::kCancelled);
+  const Request second{.prompt = Tokens(5, 2), .max_new_tokens = 6};
+  EXPECT_EQ(RunRequest(engine.get(), second), RunRequest(twin.get(), second));
+  EXPECT_EQ(engine->metrics().logical_tokens, twin->metrics().logical_tokens);
 }
 
 TEST(Engine, AttentionIsGatheredByTokenOnRequest) {
