@@ -201,7 +201,8 @@ std::string Chat::Stats() const {
 
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
   const TurnFormat format =
-      LoadTurns(flags.model.directory, "or use carousel generate --raw, without a chat template");
+      LoadTurns(flags.model.directory,
+                "or use carousel generate --raw and write the template's marks yourself");
   format.Beginning(flags.system);  // refuses a system message without a place
   const LoadedEngine loaded = Load(backend, flags.model, flags.config);
   Interrupt interrupt;

@@ -201,6 +201,27 @@ TEST_F(ProgramTest, GenerateNeedsATurnFormatOrRaw) {
   EXPECT_EQ(backend_.models_loaded, 0);
 }
 
+TEST_F(ProgramTest, GenerateRefusesWhatTheTemplateWouldChange) {
+  Put("turn_format.json",
+      R"({"format":"carousel-turn-format","version":2,"reducible":true,"begin_without_system":"",)"
+      R"("roles":{"system":{"before":"S","after":"\n","trim":"none","blank":false,)"
+      R"("refused_words":["/think"],"opens_user_turn":false},)"
+      R"("user":{"before":"U","after":"\n","trim":"none","blank":true,"refused_words":["<t>"]},)"
+      R"("assistant":{"after":"E\n"}},"generation_prompt":"A","end_of_turn":"E"})");
+  const auto problem = [this](const std::string& system, const std::string& prompt) {
+    const ProgramResult result = Run({"generate", "--system", system, "--prompt", prompt});
+    EXPECT_NE(result.status, 0);
+    return result.err;
+  };
+  const std::string empty = problem("", "hi");
+  EXPECT_EQ(empty.rfind("carousel: --system: has no words", 0), 0U) << empty;
+  EXPECT_NE(empty.find("leave it out"), std::string::npos);
+  EXPECT_NE(problem("Do not /think.", "hi").find("--system: has \"/think\" in it"),
+            std::string::npos);
+  EXPECT_NE(problem("Be brief.", "a<t>").find("message: has \"<t>\" in it"), std::string::npos);
+  EXPECT_EQ(backend_.models_loaded, 0);
+}
+
 TEST_F(ProgramTest, GenerateRefusesTokensThatAreNone) {
   const auto problem = [this](const std::string& ids) {
     const ProgramResult result = Run({"generate", "--token-ids", Put("ids", ids)});

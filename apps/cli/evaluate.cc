@@ -177,7 +177,7 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console) 
   std::optional<TurnFormat> format;
   if (NeedsTurnFormat(tasks))
     format = LoadTurns(flags.model.directory,
-                       R"(or give "raw": true for prompts without a chat template)");
+                       R"(or give "raw": true and write the template's marks yourself)");
   const LoadedEngine loaded = Load(backend, flags.model, flags.config);
   Interrupt interrupt;
   interrupt.Watch(loaded.engine.get());

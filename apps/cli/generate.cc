@@ -26,7 +26,7 @@ using nlohmann::ordered_json;
 }
 
 TurnFormat Turns(const GenerateFlags& flags) {
-  return LoadTurns(flags.model.directory, "or give --raw for a prompt without a chat template");
+  return LoadTurns(flags.model.directory, "or give --raw and write the template's marks yourself");
 }
 
 // Files are read and checked before anything is loaded.
