@@ -356,7 +356,8 @@ class Import(unittest.TestCase):
         self.assertEqual(rope["layers"], [0, 0])
         np.testing.assert_allclose(rope["tables"][0]["frequencies"], 10000.0 ** (-np.arange(8) / 8))
         turns = json.loads((self.output / "turn_format.json").read_text())
-        self.assertEqual(turns["roles"]["user"], {"before": "<|im_start|>user:", "after": "<|im_end|>"})
+        user = turns["roles"]["user"]
+        self.assertEqual((user["before"], user["after"]), ("<|im_start|>user:", "<|im_end|>"))
         self.assertEqual([path.name for path in self.output.parent.iterdir()], ["tiny"])
         self.assertFalse((self.output / "tiny.gguf").exists())
 
