@@ -3,8 +3,6 @@
 // what goes through new and what AlignedBuffer takes, of which it can refuse what comes too late.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <new>
 #include <random>
 #include <thread>
@@ -14,32 +12,13 @@
 #include "base/aligned_buffer.h"
 #include "base/parallel.h"
 #include "cache/block_codec.h"
-
-namespace {
-std::atomic<std::int64_t> allocations = 0;
-std::atomic<std::int64_t> buffers_left = 1'000'000'000;  // that AlignedBuffer may have
-}  // namespace
-
-// The linker puts this in the place of the library's calls of aligned_alloc.
-extern "C" void* __real_aligned_alloc(std::size_t alignment, std::size_t bytes);
-extern "C" void* __wrap_aligned_alloc(std::size_t alignment, std::size_t bytes) {
-  ++allocations;
-  if (buffers_left.fetch_sub(1) <= 0) return nullptr;
-  return __real_aligned_alloc(alignment, bytes);
-}
-
-// Not inlined, or GCC takes the pair for a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  void* memory = std::malloc(bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+#include "testing/failing_memory.h"
 
 namespace carousel {
 namespace {
+
+using testing::allocations;
+using testing::buffers_left;
 
 // A layer's full blocks of random keys and values, and what a step of so many queries asks of them.
 class Step {
@@ -142,7 +121,7 @@ int CountRefusals(const Step& step, const std::vector<float>& expected) {
       } catch (const std::bad_alloc&) {
         is_refused = true;
       }
-      buffers_left = 1'000'000'000;
+      buffers_left = testing::kNoEnd;
       attention.Run(step.task());
     }).join();
     EXPECT_EQ(step.out(), expected) << granted << " buffers granted";

@@ -2,6 +2,7 @@
 #include "cache/block_pool.h"
 
 #include <algorithm>
+#include <exception>
 #include <new>
 
 #include "base/aligned_buffer.h"
@@ -28,44 +29,57 @@ BlockPool::~BlockPool() {
   budget_->Return(blocks_reserved() * static_cast<std::int64_t>(block_bytes_));
 }
 
-// All or nothing. False when the budget does not allow it.
+// At least one.
+std::int64_t BlockPool::SlabBlocks() const {
+  return static_cast<std::int64_t>(std::max<std::size_t>(1, kSlabBytes / block_bytes_));
+}
+
+// All or nothing. False when the budget does not allow it; throws what the source does.
 bool BlockPool::Grow(std::int64_t blocks) {
   const auto bytes = static_cast<std::size_t>(blocks) * block_bytes_;
   if (!budget_->Take(static_cast<std::int64_t>(bytes))) return false;
+  const auto reserved = addresses_.size();
+  const auto total = reserved + static_cast<std::size_t>(blocks);
+  std::byte* slab = nullptr;
   try {
     // First, because it is what fails when there is too little memory.
-    std::byte* slab = source_->Take(bytes);
-    const auto reserved = addresses_.size();
-    const auto total = reserved + static_cast<std::size_t>(blocks);
+    slab = source_->Take(bytes);
     addresses_.reserve(total);
     used_.reserve(total);
     free_.reserve(total);
-    // Nothing below throws. Higher ids first, so that lower ones are handed out first.
-    for (std::int64_t i = blocks - 1; i >= 0; --i) {
-      free_.push_back(BlockId{static_cast<std::int32_t>(reserved + static_cast<std::size_t>(i))});
-    }
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      addresses_.push_back(slab + static_cast<std::size_t>(i) * block_bytes_);
-      used_.push_back(false);
-    }
-  } catch (const std::bad_alloc&) {
+  } catch (...) {
+    if (slab != nullptr) source_->GiveBack();
     budget_->Return(static_cast<std::int64_t>(bytes));
+    throw;
+  }
+  // Nothing below throws. Higher ids first, so that lower ones are handed out first.
+  for (std::int64_t i = blocks - 1; i >= 0; --i) {
+    free_.push_back(BlockId{static_cast<std::int32_t>(reserved + static_cast<std::size_t>(i))});
+  }
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    addresses_.push_back(slab + static_cast<std::size_t>(i) * block_bytes_);
+    used_.push_back(false);
+  }
+  return true;
+}
+
+// Grow, with an error that users understand.
+bool BlockPool::GrowOrExplain(std::int64_t blocks) {
+  try {
+    return Grow(blocks);
+  } catch (const std::bad_alloc&) {
     throw Error(
         ErrorCode::kOutOfMemory, "max_cache_size",
         fmt::format("the machine has no {} bytes left for {} more blocks of the cache; lower "
                     "max_cache_size or close other programs",
-                    bytes, blocks));
-  } catch (const Error&) {
-    budget_->Return(static_cast<std::int64_t>(bytes));
-    throw;
+                    static_cast<std::size_t>(blocks) * block_bytes_, blocks));
   }
-  return true;
 }
 
 void BlockPool::Reserve(std::int64_t blocks) {
   const std::int64_t missing = blocks - blocks_reserved();
   if (missing <= 0) return;
-  if (!Grow(missing)) {
+  if (!GrowOrExplain(missing)) {
     throw Error(
         ErrorCode::kOutOfMemory, "limit_bytes",
         fmt::format("{} bytes are too few: {} blocks of {} bytes are needed beside {} bytes "
@@ -74,11 +88,22 @@ void BlockPool::Reserve(std::int64_t blocks) {
   }
 }
 
+void BlockPool::GrowTo(std::int64_t blocks) {
+  std::int64_t slab = SlabBlocks();
+  while (blocks_reserved() < blocks) {
+    const std::int64_t least = std::min(slab, blocks - blocks_reserved());
+    try {
+      CAROUSEL_CHECK(Grow(slab));
+    } catch (const std::exception&) {  // no room: a file's or the memory's
+      if (slab == least) throw;
+      slab = std::max(least, slab / 2);
+    }
+  }
+}
+
 std::optional<BlockId> BlockPool::Allocate() {
   if (free_.empty()) {
-    const auto slab =
-        static_cast<std::int64_t>(std::max<std::size_t>(1, kSlabBytes / block_bytes_));
-    if (!Grow(slab) && !Grow(1)) return std::nullopt;
+    if (!GrowOrExplain(SlabBlocks()) && !GrowOrExplain(1)) return std::nullopt;
   }
   const BlockId block = free_.back();
   free_.pop_back();

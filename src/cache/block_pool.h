@@ -46,6 +46,10 @@ class BlockPool {
   // (kOutOfMemory) when the budget, the machine or the source does not have them; the pool is then
   // unchanged.
   void Reserve(std::int64_t blocks);
+  // The same by whole slabs, which more blocks than were asked for may fill; where there is no room
+  // for one, by what there is room for. Throws what the source does; what has been taken by then
+  // stays. CHECKs that the budget allows it.
+  void GrowTo(std::int64_t blocks);
   // A block with undefined content. nullopt when the budget is spent; throws as Reserve when the
   // machine or the source has no more.
   std::optional<BlockId> Allocate();
@@ -60,7 +64,9 @@ class BlockPool {
   std::int64_t blocks_reserved() const { return static_cast<std::int64_t>(used_.size()); }
 
  private:
+  std::int64_t SlabBlocks() const;
   bool Grow(std::int64_t blocks);
+  bool GrowOrExplain(std::int64_t blocks);
 
   BlockShape shape_;
   std::size_t block_bytes_;

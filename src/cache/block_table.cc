@@ -180,7 +180,7 @@ void SequenceTables::Append(std::int64_t tokens, BlockPools& pools) {
     std::optional<BlockId> block;
     try {
       block = pools.of(i / new_blocks).Allocate();
-    } catch (const Error&) {
+    } catch (...) {
       give_back();
       throw;
     }

@@ -18,11 +18,14 @@ class SlabSource {
   // the source. Throws std::bad_alloc, or carousel::Error when a file cannot grow; nothing is then
   // taken.
   virtual std::byte* Take(std::size_t bytes) = 0;
+  // Undoes the last Take. Once after each.
+  virtual void GiveBack() noexcept = 0;
 };
 
 class HeapSlabs final : public SlabSource {
  public:
   std::byte* Take(std::size_t bytes) override;
+  void GiveBack() noexcept override { slabs_.pop_back(); }
 
  private:
   std::vector<AlignedBuffer<std::byte>> slabs_;
@@ -30,7 +33,8 @@ class HeapSlabs final : public SlabSource {
 
 // A scratch file. It is made anew and loses its name at once, so that its space comes back whatever
 // ends the process. The disk's space is taken before memory is mapped to it: a full disk is an
-// error here and not a signal later.
+// error here and not a signal later. Space that was taken for a slab that did not come about goes
+// back to the disk.
 class FileSlabs final : public SlabSource {
  public:
   // Throws carousel::Error (kInvalidArgument, field "recall_store") when there is a file at `path`
@@ -43,8 +47,13 @@ class FileSlabs final : public SlabSource {
   // Also throws carousel::Error (kOutOfMemory, "recall_store") when the disk, a quota or the
   // address space is full.
   std::byte* Take(std::size_t bytes) override;
+  void GiveBack() noexcept override;
+
+  std::size_t size() const { return size_; }  // of the file, in bytes
 
  private:
+  void Shrink() const noexcept;
+
   std::string path_;
   int file_ = -1;
   std::size_t size_ = 0;
