@@ -134,7 +134,9 @@ struct RecallConfig {
   // evicts, for a block that it was given so many times the attention of since the last eviction,
   // by the queries that the policy counts. 0: never.
   double promotion = 2.0;
-  std::string store_file;         // where evicted blocks are kept: a new file; empty: memory
+  // Where evicted blocks are kept: a new file; empty: memory. Where there is no room for more, the
+  // oldest go first, as at the limits, and EngineMetrics::recall_limited_by says why.
+  std::string store_file;
   std::int64_t limit_bytes = 0;   // of the second tier; the oldest go first; 0: none
   std::int64_t limit_tokens = 0;  // likewise, of each KV head; 0: none, else at least block_size
   // How the second tier holds keys and values. nullopt: int8, or as the cache does where that is

@@ -107,11 +107,16 @@ struct EngineMetrics {
   std::int64_t cache_bytes = 0;     // of blocks in use
   std::int64_t reserved_bytes = 0;  // that the pool and the open blocks hold
   std::int64_t cache_bytes_per_token = 0;
-  // Recall: what the second tier holds and has dropped because of its limit, in the KV head where
-  // that is most.
+  // Recall: what the second tier holds and has dropped for want of room, in the KV head where that
+  // is most.
   std::int64_t recall_stored_tokens = 0;
   std::int64_t recall_dropped_tokens = 0;
-  std::int64_t recall_bytes = 0;       // of the second tier, sketches included
+  std::int64_t recall_bytes = 0;  // of the second tier, sketches included
+  // How often the second tier wanted to grow, below its limits, and could not, since the engine was
+  // made: a full disk, a quota, no memory. It then drops its oldest blocks as it does at a limit,
+  // and asks again now and then.
+  std::int64_t recall_refused_growths = 0;
+  std::string recall_limited_by;       // what the system said the last time; empty: nothing yet
   std::int64_t recalled_blocks = 0;    // brought back now, over all layers and KV heads
   std::int64_t promoted_blocks = 0;    // moved back into the cache, ever, over all groups
   double recall_seconds = 0.0;         // storing and choosing; part of attention_seconds but for

@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <limits>
+#include <new>
 #include <optional>
+#include <set>
 
 #include "base/check.h"
 #include "cache/block_codec.h"
@@ -14,33 +18,40 @@
 namespace carousel {
 namespace {
 
+// Short enough for a string that allocates nothing.
+constexpr std::string_view kNoMemory = "out of memory";
+
 std::size_t TileBytes(std::int64_t depth) {
   return KeyPlaneBytes(SketchTiles::kType, SketchTiles::kColumns, depth);
 }
 
+// How many floats a head's keys or values are.
+std::size_t FloatsOf(const BlockShape& shape) {
+  return static_cast<std::size_t>(shape.block_size * std::max(shape.key_dim, shape.value_dim));
+}
+
 // A head of a block to head `to_head` of a block at `to`; from one type of codes to another through
-// floats.
-void CopyHead(const BlockHead& from, const BlockShape& shape, std::int64_t to_head, std::byte* to) {
+// `floats`, [FloatsOf].
+void CopyHead(const BlockHead& from, const BlockShape& shape, std::int64_t to_head, std::byte* to,
+              float* floats) {
   const BlockShape& old = *from.shape;
   const std::int64_t block_size = shape.block_size;
   const std::byte* keys = from.data + old.key_offset(from.head);
   const std::byte* values = from.data + old.value_offset(from.head);
   std::byte* new_keys = to + shape.key_offset(to_head);
   std::byte* new_values = to + shape.value_offset(to_head);
-  thread_local AlignedBuffer<float> floats;
-  floats.Reserve(static_cast<std::size_t>(block_size * std::max(shape.key_dim, shape.value_dim)));
   if (old.key_type == shape.key_type) {
     std::memcpy(new_keys, keys, shape.key_plane_bytes());
   } else {
-    CodecFor(old.key_type).ReadKeys(keys, block_size, shape.key_dim, floats.data());
-    CodecFor(shape.key_type).RewriteKeys(new_keys, block_size, shape.key_dim, floats.data());
+    CodecFor(old.key_type).ReadKeys(keys, block_size, shape.key_dim, floats);
+    CodecFor(shape.key_type).RewriteKeys(new_keys, block_size, shape.key_dim, floats);
   }
   if (old.value_type == shape.value_type) {
     std::memcpy(new_values, values, shape.value_plane_bytes());
   } else {
-    CodecFor(old.value_type).ReadValues(values, block_size, shape.value_dim, floats.data());
+    CodecFor(old.value_type).ReadValues(values, block_size, shape.value_dim, floats);
     CodecFor(shape.value_type)
-        .WriteValues(new_values, block_size, shape.value_dim, 0, block_size, floats.data(),
+        .WriteValues(new_values, block_size, shape.value_dim, 0, block_size, floats,
                      shape.value_dim);
   }
 }
@@ -71,16 +82,19 @@ RecallStore::RecallStore(const RecallStoreOptions& options)
     slabs_ = std::make_unique<FileSlabs>(options.file);
   }
   lanes_.reserve(options.lanes.size());
-  for (const RecallLane& spec : options.lanes) {
-    const auto same = std::find_if(pools_.begin(), pools_.end(),
-                                   [&](const auto& pool) { return pool->shape() == spec.shape; });
-    if (same != pools_.end()) {
-      lanes_.push_back({.spec = spec, .pool = same->get()});
-      continue;
-    }
-    pools_.push_back(std::make_unique<BlockPool>(spec.shape, &budget_, slabs_.get()));
-    lanes_.push_back({.spec = spec, .pool = pools_.back().get()});
+  for (const RecallLane& spec : options.lanes) AddLane(spec);
+}
+
+void RecallStore::AddLane(const RecallLane& spec) {
+  auto pool = std::find_if(pools_.begin(), pools_.end(),
+                           [&](const Pool& each) { return each.blocks->shape() == spec.shape; });
+  if (pool == pools_.end()) {
+    pools_.push_back({std::make_unique<BlockPool>(spec.shape, &budget_, slabs_.get())});
+    pool = std::prev(pools_.end());
   }
+  ++pool->lanes;
+  lanes_.push_back({.spec = spec, .pool = pool->blocks.get()});
+  floats_.Reserve(FloatsOf(spec.shape));
 }
 
 RecallStore::~RecallStore() = default;
@@ -114,61 +128,148 @@ std::int64_t RecallStore::Find(std::int64_t lane, Position logical) const {
 }
 
 void RecallStore::Read(std::int64_t lane, std::int64_t slot, const BlockShape& shape,
-                       std::int64_t head, std::byte* to) const {
-  CopyHead({.data = data(lane, slot), .shape = &at(lane).spec.shape, .head = 0}, shape, head, to);
+                       std::int64_t head, std::byte* to) {
+  CopyHead({.data = data(lane, slot), .shape = &at(lane).spec.shape, .head = 0}, shape, head, to,
+           floats_.data());
 }
 
-// A slot without a block, and a tile for its sketch.
-std::int64_t RecallStore::FreeSlot(Lane* lane) {
-  if (!lane->free_slots.empty()) return lane->free_slots.back();
-  const auto slot = static_cast<std::int64_t>(lane->slots.size());
-  if (slot % SketchTiles::kColumns == 0 &&
-      static_cast<std::int64_t>(lane->tiles.size()) * SketchTiles::kColumns <= slot) {
-    const std::size_t bytes = TileBytes(lane->spec.sketch_depth);
-    lane->tiles.emplace_back(bytes);
-    std::memset(lane->tiles.back().data(), 0, bytes);
-  }
-  // So that what comes after the slot allocates nothing: neither Remove nor Add's last steps.
-  lane->free_slots.reserve(lane->slots.size() + 1);
-  lane->in_order.reserve(lane->slots.size() + 1);
-  lane->slots.emplace_back();
-  lane->free_slots.push_back(slot);
-  return slot;
+namespace {
+
+// Room for `count` elements, and for twice as many as before, so that growing costs little.
+template <typename T>
+void ReserveFor(std::int64_t count, std::vector<T>* vector) {
+  const auto wanted = static_cast<std::size_t>(count);
+  if (wanted > vector->capacity()) vector->reserve(std::max(wanted, 2 * vector->capacity()));
 }
 
-void RecallStore::Add(std::int64_t lane_index, Position written, Position logical,
-                      const BlockHead& block, std::span<const float> sketch) {
-  Lane& lane = lanes_[static_cast<std::size_t>(lane_index)];
-  const std::int64_t depth = lane.spec.sketch_depth;
-  CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(sketch.size()), depth);
-  if (most_blocks_ > 0 && blocks(lane_index) == most_blocks_) {
-    ++lane.dropped_blocks;
-    const std::int64_t oldest = lane.in_order.front();
-    if (logical < lane.slots[static_cast<std::size_t>(oldest)].logical) return;
-    Remove(lane_index, oldest);
+}  // namespace
+
+// Takes all memory that one more block in every lane needs, or more. What is taken before something
+// throws waits for the next time.
+void RecallStore::Grow() {
+  std::int64_t capacity =
+      most_blocks_ > 0 ? most_blocks_ : std::numeric_limits<std::int64_t>::max();
+  for (const Pool& pool : pools_) {
+    pool.blocks->GrowTo(pool.lanes * (capacity_ + 1));
+    capacity = std::min(capacity, pool.blocks->blocks_reserved() / pool.lanes);
   }
-  const std::int64_t slot = FreeSlot(&lane);
-  const std::optional<BlockId> record = lane.pool->Allocate();
-  CAROUSEL_CHECK(record.has_value());  // the budget has no limit
-  CopyHead(block, lane.spec.shape, 0, lane.pool->data(*record));
+  for (Lane& lane : lanes_) {
+    ReserveFor(capacity, &lane.slots);
+    ReserveFor(capacity, &lane.free_slots);
+    ReserveFor(capacity, &lane.in_order);
+    const std::size_t bytes = TileBytes(lane.spec.sketch_depth);
+    while (std::ssize(lane.tiles) * SketchTiles::kColumns < capacity) {
+      lane.tiles.emplace_back(bytes);
+      std::memset(lane.tiles.back().data(), 0, bytes);
+    }
+  }
+  capacity_ = capacity;
+}
+
+// Whether there is room for another block in every lane now. Space may come back, but asking costs:
+// it is asked for again when every lane has dropped as many blocks as it holds.
+bool RecallStore::TryGrow() noexcept {
+  constexpr std::int64_t kFewestDrops = 8;
+  if (most_blocks_ > 0 && capacity_ == most_blocks_) return false;
+  if (drops_until_retry_ > 0) return false;
+  try {
+    Grow();
+    return true;
+  } catch (const Error& error) {
+    NoteRefusal(error.problem());
+  } catch (const std::bad_alloc&) {
+    NoteRefusal(kNoMemory);
+  }
+  drops_until_retry_ = lanes() * std::max(capacity_, kFewestDrops);
+  return false;
+}
+
+void RecallStore::NoteRefusal(std::string_view reason) noexcept {
+  ++refused_growths_;
+  try {
+    limited_by_ = reason;
+  } catch (const std::bad_alloc&) {
+    limited_by_ = kNoMemory;
+  }
+}
+
+void RecallStore::CountDropped(Lane* lane) {
+  ++lane->dropped_blocks;
+  if (drops_until_retry_ > 0) --drops_until_retry_;
+}
+
+// Room for a block of this logical position in each of the lanes. False: it is the one that is
+// dropped.
+bool RecallStore::MakeRoom(std::span<Lane> lanes, Position logical) noexcept {
+  const auto is_full = [&](const Lane& lane) { return std::ssize(lane.in_order) == capacity_; };
+  if (std::none_of(lanes.begin(), lanes.end(), is_full) || TryGrow()) return true;
+  const bool is_oldest = std::any_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
+    return is_full(lane) &&
+           (capacity_ == 0 ||
+            logical < lane.slots[static_cast<std::size_t>(lane.in_order.front())].logical);
+  });
+  for (Lane& lane : lanes) {
+    if (!is_oldest && !is_full(lane)) continue;
+    CountDropped(&lane);
+    if (!is_oldest) Remove(&lane, lane.in_order.front());
+  }
+  return !is_oldest;
+}
+
+// Into a lane that has room: nothing here allocates.
+void RecallStore::Put(Lane* lane, Position written, Position logical, const BlockHead& block,
+                      std::span<const float> sketch) {
+  if (lane->free_slots.empty()) {
+    lane->free_slots.push_back(std::ssize(lane->slots));
+    lane->slots.emplace_back();
+  }
+  const std::int64_t slot = lane->free_slots.back();
+  const std::optional<BlockId> record = lane->pool->Allocate();
+  CAROUSEL_CHECK(record.has_value());
+  CopyHead(block, lane->spec.shape, 0, lane->pool->data(*record), floats_.data());
   CodecFor(SketchTiles::kType)
-      .WriteKeys(lane.tiles[static_cast<std::size_t>(slot / SketchTiles::kColumns)].data(),
-                 SketchTiles::kColumns, depth, slot % SketchTiles::kColumns, 1, sketch.data(),
-                 depth);
-  lane.in_order.insert(PlaceOf(lane.in_order, lane.slots, logical), slot);
-  lane.free_slots.pop_back();
-  lane.slots[static_cast<std::size_t>(slot)] = {
+      .WriteKeys(lane->tiles[static_cast<std::size_t>(slot / SketchTiles::kColumns)].data(),
+                 SketchTiles::kColumns, lane->spec.sketch_depth, slot % SketchTiles::kColumns, 1,
+                 sketch.data(), lane->spec.sketch_depth);
+  lane->in_order.insert(PlaceOf(lane->in_order, lane->slots, logical), slot);
+  lane->free_slots.pop_back();
+  lane->slots[static_cast<std::size_t>(slot)] = {
       .record = *record, .written = written, .logical = logical};
 }
 
-void RecallStore::Remove(std::int64_t lane_index, std::int64_t slot) {
-  Lane& lane = lanes_[static_cast<std::size_t>(lane_index)];
-  StoredBlock& block = lane.slots[static_cast<std::size_t>(slot)];
+void RecallStore::Add(std::int64_t first_lane, Position written, Position logical,
+                      const BlockHead& block, std::span<const float> sketches) noexcept {
+  const auto depth = static_cast<std::size_t>(at(first_lane).spec.sketch_depth);
+  CAROUSEL_CHECK_EQ(sketches.size() % depth, std::size_t{0});
+  const auto lanes =
+      std::span(lanes_).subspan(static_cast<std::size_t>(first_lane), sketches.size() / depth);
+  if (!MakeRoom(lanes, logical)) return;
+  BlockHead head = block;
+  for (Lane& lane : lanes) {
+    CAROUSEL_CHECK_EQ(lane.spec.sketch_depth, static_cast<std::int64_t>(depth));
+    Put(&lane, written, logical, head, sketches.first(depth));
+    sketches = sketches.subspan(depth);
+    ++head.head;
+  }
+}
+
+void RecallStore::Refuse(std::int64_t first_lane, std::int64_t lanes) noexcept {
+  NoteRefusal(kNoMemory);
+  for (std::int64_t lane = first_lane; lane < first_lane + lanes; ++lane)
+    CountDropped(&lanes_[static_cast<std::size_t>(lane)]);
+}
+
+void RecallStore::Remove(std::int64_t lane, std::int64_t slot) {
+  Remove(&lanes_[static_cast<std::size_t>(lane)], slot);
+}
+
+void RecallStore::Remove(Lane* lane, std::int64_t slot) {
+  StoredBlock& block = lane->slots[static_cast<std::size_t>(slot)];
   CAROUSEL_CHECK(block.present());
-  lane.in_order.erase(PlaceOf(lane.in_order, lane.slots, block.logical));
-  lane.pool->Free(block.record);
+  lane->in_order.erase(PlaceOf(lane->in_order, lane->slots, block.logical));
+  lane->pool->Free(block.record);
   block = {};
-  lane.free_slots.push_back(slot);
+  lane->free_slots.push_back(slot);
 }
 
 void RecallStore::Clear() {
@@ -201,6 +302,24 @@ std::int64_t RecallStore::bytes() const {
     for (const auto& tile : lane.tiles) bytes += tile.size();
   }
   return static_cast<std::int64_t>(bytes);
+}
+
+void RecallStore::CheckIntegrity() const {
+  for (const Pool& pool : pools_) {
+    std::set<std::int32_t> held;
+    for (const Lane& lane : lanes_) {
+      if (lane.pool != pool.blocks.get()) continue;
+      CAROUSEL_CHECK_LE(std::ssize(lane.in_order), capacity_);
+      CAROUSEL_CHECK_EQ(lane.in_order.size() + lane.free_slots.size(), lane.slots.size());
+      CAROUSEL_CHECK_GE(std::ssize(lane.tiles) * SketchTiles::kColumns, std::ssize(lane.slots));
+      for (const std::int64_t slot : lane.in_order)
+        CAROUSEL_CHECK(held.insert(lane.slots[static_cast<std::size_t>(slot)].record.value).second);
+      for (const std::int64_t slot : lane.free_slots)
+        CAROUSEL_CHECK(!lane.slots[static_cast<std::size_t>(slot)].present());
+    }
+    CAROUSEL_CHECK_EQ(pool.blocks->blocks_in_use(), std::ssize(held));
+    CAROUSEL_CHECK_GE(pool.blocks->blocks_reserved(), pool.lanes * capacity_);
+  }
 }
 
 }  // namespace carousel

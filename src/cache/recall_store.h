@@ -3,6 +3,10 @@
 // them again. A lane holds one KV head of one layer; a lane's block is that head's keys and values
 // of block_size tokens. Codes lie in slabs on the heap or in a mapped file.
 //
+// The tier is a help: where it cannot grow (a full disk, no memory), it says so and goes on as it
+// does at its limit, with the oldest block making room. Lanes grow together, so that a disk which
+// fills up leaves all of them as many blocks.
+//
 // Beside each block lies its sketch: numbers that say what its keys would score without reading
 // them (attention/recall_sketch.h). Sketches always stay in memory and lie as a block's keys do,
 // dimension-major and many to a tile, so that one sweep scores all of a lane.
@@ -12,6 +16,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cache/block_pool.h"
@@ -65,12 +70,14 @@ class RecallStore {
   ~RecallStore();
 
   std::int64_t lanes() const { return static_cast<std::int64_t>(lanes_.size()); }
-  // Stores a full block. Codes of the lane's own type are copied as they are. Where the lane is
-  // full, the block of the lowest logical position goes, be it this one. `sketch` is
-  // [sketch_depth]. Throws carousel::Error (kOutOfMemory) when the machine or the disk is full; the
-  // lane is then unchanged.
-  void Add(std::int64_t lane, Position written, Position logical, const BlockHead& block,
-           std::span<const float> sketch);
+  // Stores a full block: its heads from block.head on, one in each lane from `first_lane` on, in
+  // all of these or in none. Codes of the lane's own type are copied as they are. Where a lane is
+  // full, its block of the lowest logical position goes, be it this one. `sketches` is [heads,
+  // sketch_depth]. Does not throw.
+  void Add(std::int64_t first_lane, Position written, Position logical, const BlockHead& block,
+           std::span<const float> sketches) noexcept;
+  // Instead of Add, for a block that there is no memory to store.
+  void Refuse(std::int64_t first_lane, std::int64_t lanes) noexcept;
   // Frees a slot that holds a block.
   void Remove(std::int64_t lane, std::int64_t slot);
   void Clear();
@@ -88,16 +95,25 @@ class RecallStore {
   std::int64_t Find(std::int64_t lane, Position logical) const;
   // Writes a slot's keys and values as `head` of a block of the given shape, at `to`.
   void Read(std::int64_t lane, std::int64_t slot, const BlockShape& shape, std::int64_t head,
-            std::byte* to) const;
+            std::byte* to);
 
   std::int64_t blocks(std::int64_t lane) const { return std::ssize(at(lane).in_order); }
   std::int64_t stored_tokens() const;   // now, in the lane that holds most
-  std::int64_t dropped_tokens() const;  // ever, because of the limit, in the lane that lost most
+  std::int64_t dropped_tokens() const;  // ever, for want of room, in the lane that lost most
   std::int64_t bytes() const;           // of codes in use and of sketches
+  // How often the store could not grow below its limit, ever, and why the last time; empty: never.
+  std::int64_t refused_growths() const { return refused_growths_; }
+  const std::string& limited_by() const { return limited_by_; }
   // What one block costs in each lane, over all lanes: the least that a limit can be.
   std::int64_t bytes_per_round() const { return bytes_per_round_; }
+  // CHECKs that each block in use is in one slot of one lane.
+  void CheckIntegrity() const;
 
  private:
+  struct Pool {
+    std::unique_ptr<BlockPool> blocks;
+    std::int64_t lanes = 0;  // that share it
+  };
   struct Lane {
     RecallLane spec;
     BlockPool* pool = nullptr;
@@ -108,14 +124,28 @@ class RecallStore {
     std::int64_t dropped_blocks = 0;
   };
   const Lane& at(std::int64_t lane) const { return lanes_[static_cast<std::size_t>(lane)]; }
-  std::int64_t FreeSlot(Lane* lane);
+  void AddLane(const RecallLane& spec);
+  void Grow();
+  bool TryGrow() noexcept;
+  void NoteRefusal(std::string_view reason) noexcept;
+  bool MakeRoom(std::span<Lane> lanes, Position logical) noexcept;
+  void Put(Lane* lane, Position written, Position logical, const BlockHead& block,
+           std::span<const float> sketch);
+  void Remove(Lane* lane, std::int64_t slot);
+  void CountDropped(Lane* lane);
 
   std::unique_ptr<SlabSource> slabs_;
   ByteBudget budget_;
-  std::vector<std::unique_ptr<BlockPool>> pools_;  // one for each shape
+  std::vector<Pool> pools_;  // one for each shape
   std::vector<Lane> lanes_;
+  AlignedBuffer<float> floats_;  // a head's keys or values, between two types of codes
   std::int64_t bytes_per_round_ = 0;
   std::int64_t most_blocks_ = 0;  // in a lane; 0: no limit
+  // That every lane can hold without asking for memory again.
+  std::int64_t capacity_ = 0;
+  std::int64_t refused_growths_ = 0;
+  std::string limited_by_;
+  std::int64_t drops_until_retry_ = 0;  // over all lanes
 };
 
 }  // namespace carousel

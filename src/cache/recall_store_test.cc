@@ -107,14 +107,14 @@ std::string NewFile() {
 }
 
 // What the store reads back as a head of a block of another shape, [keys, values].
-std::vector<float> ReadBack(const RecallStore& store, std::int64_t lane, std::int64_t slot,
+std::vector<float> ReadBack(RecallStore& store, std::int64_t lane, std::int64_t slot,
                             const BlockShape& shape, std::int64_t head) {
   AlignedBuffer<std::byte> block(shape.bytes());
   store.Read(lane, slot, shape, head, block.data());
   return Floats(block.data(), shape, head);
 }
 
-void ExpectSame(const RecallStore& store, std::int64_t lane,
+void ExpectSame(RecallStore& store, std::int64_t lane,
                 const std::map<std::int64_t, NaiveBlock>& naive) {
   std::map<std::int64_t, bool> seen;
   const auto slots = store.slots(lane);
@@ -196,6 +196,7 @@ void Compare(const Case& c, std::uint64_t seed) {
       }
     }
     ExpectSame(store, lane, blocks);
+    store.CheckIntegrity();
     if (::testing::Test::HasFailure()) return;
   }
   EXPECT_EQ(store.dropped_tokens(), std::max(dropped[0], dropped[1]) * kBlockSize);
@@ -296,36 +297,143 @@ TEST(RecallStore, TheSmallerOfTwoLimitsCounts) {
   }
 }
 
-// A limit on the size of files stands for a full disk: growing fails, and what is there stays.
-TEST(RecallStore, AFileThatCannotGrowIsAnErrorAndNotASignal) {
-  std::mt19937_64 generator(5);
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-  RecallStore store({.lanes = {{Shape(1, 16, KvType::kF32), kDepth}}, .file = NewFile()});
-  const CachedBlock block(Shape(1, 16, KvType::kF32), &generator);
-  rlimit small = before;
-  small.rlim_cur = std::size_t{3} << 20;
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  std::int64_t added = 0;
-  try {
-    for (;; ++added) {
-      store.Add(0, Position{}, Position{added * kBlockSize}, block.head(0), Sketch(&generator));
-      ASSERT_LT(added, 100000);
+// A limit on the size of files, which stands for a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(std::int64_t bytes) {
+    EXPECT_EQ(getrlimit(RLIMIT_FSIZE, &before_), 0);
+    rlimit limit = before_;
+    limit.rlim_cur = static_cast<rlim_t>(bytes);
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  }
+  ~FileSizeLimit() { setrlimit(RLIMIT_FSIZE, &before_); }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+// Blocks of two layers of two heads each, in stream order, stored as an engine does: a layer's
+// heads at once, one layer after the other.
+class Stream {
+ public:
+  explicit Stream(RecallStore* store) : store_(store) {}
+  void Add(std::int64_t blocks) {
+    for (std::int64_t i = 0; i < blocks; ++i, ++next_) {
+      for (const std::int64_t first_lane : {0, 2}) {
+        std::vector<float> sketches = Sketch(&generator_);
+        const std::vector<float> second = Sketch(&generator_);
+        sketches.insert(sketches.end(), second.begin(), second.end());
+        const Position at{next_ * kBlockSize};
+        store_->Add(first_lane, at, at, block_.head(0), sketches);
+      }
     }
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
-    EXPECT_EQ(error.field(), "recall_store");
   }
-  setrlimit(RLIMIT_FSIZE, &before);
-  EXPECT_GT(added, 0);
-  EXPECT_EQ(store.blocks(0), added);
-  const std::vector<float> expected = Floats(block.head(0).data, Shape(1, 16, KvType::kF32), 0);
-  for (std::int64_t slot = 0; slot < added; ++slot) {
-    ASSERT_EQ(Floats(store.data(0, slot), store.shape(0), 0), expected);
+  std::int64_t added() const { return next_; }
+
+  // The newest `blocks` blocks in every lane, each with what was stored.
+  void ExpectNewest(std::int64_t blocks) const {
+    store_->CheckIntegrity();
+    for (std::int64_t lane = 0; lane < 4; ++lane) {
+      const auto order = store_->in_order(lane);
+      ASSERT_EQ(std::ssize(order), blocks) << "lane " << lane;
+      const std::vector<float> expected = Floats(block_.head(0).data, shape_, lane % 2);
+      for (std::int64_t i = 0; i < blocks; ++i) {
+        const std::int64_t slot = order[static_cast<std::size_t>(i)];
+        EXPECT_EQ(store_->slots(lane)[static_cast<std::size_t>(slot)].logical,
+                  Position{(next_ - blocks + i) * kBlockSize});
+        ASSERT_EQ(Floats(store_->data(lane, slot), store_->shape(lane), 0), expected);
+      }
+    }
   }
-  // There is room again.
-  store.Add(0, Position{}, Position{added * kBlockSize}, block.head(0), Sketch(&generator));
-  EXPECT_EQ(store.blocks(0), added + 1);
+
+ private:
+  static constexpr std::int64_t kDim = 128;
+  RecallStore* store_;
+  BlockShape shape_ = Shape(2, kDim, KvType::kF32);
+  std::mt19937_64 generator_{5};
+  CachedBlock block_{shape_, &generator_};
+  std::int64_t next_ = 0;
+};
+
+// Four lanes, of two shapes where `mixed`: of a block they take 16 KB each, or the last two 4 KB.
+RecallStoreOptions FourLanes(bool mixed = false) {
+  const RecallLane whole{Shape(1, 128, KvType::kF32), kDepth};
+  const RecallLane small{Shape(1, 128, mixed ? KvType::kInt8 : KvType::kF32), kDepth};
+  return {.lanes = {whole, whole, small, small}, .file = NewFile()};
+}
+
+TEST(RecallStore, AFullDiskIsALimitForAllLanesAlike) {
+  RecallStore store(FourLanes());
+  Stream stream(&store);
+  {
+    const FileSizeLimit limit(std::int64_t{3} << 20);
+    stream.Add(200);
+  }
+  // 3 MB, the last of them in a smaller slab.
+  const std::int64_t fit = store.blocks(0);
+  EXPECT_EQ(fit, (std::int64_t{3} << 20) / 4 / static_cast<std::int64_t>(store.shape(0).bytes()));
+  stream.ExpectNewest(fit);
+  EXPECT_EQ(store.dropped_tokens(), (200 - fit) * kBlockSize);
+  EXPECT_GE(store.refused_growths(), 2);  // not every time
+  EXPECT_LE(store.refused_growths(), 200 / fit + 1);
+  EXPECT_NE(store.limited_by().find("File too large"), std::string::npos) << store.limited_by();
+  EXPECT_NE(store.limited_by().find("carousel_recall_"), std::string::npos) << store.limited_by();
+}
+
+TEST(RecallStore, GrowsAgainWhereSpaceComesBack) {
+  RecallStore store(FourLanes());
+  Stream stream(&store);
+  {
+    const FileSizeLimit limit(std::int64_t{3} << 20);
+    stream.Add(100);
+  }
+  const std::int64_t refused = store.refused_growths();
+  const std::int64_t fit = store.blocks(0);
+  stream.Add(3 * fit);
+  EXPECT_GT(store.blocks(0), 2 * fit);
+  stream.ExpectNewest(store.blocks(0));
+  EXPECT_EQ(store.refused_growths(), refused);
+}
+
+TEST(RecallStore, WithoutAnySpaceNothingIsStored) {
+  for (const bool mixed : {false, true}) {
+    RecallStore store(FourLanes(mixed));
+    Stream stream(&store);
+    {
+      // One kind of lanes would have room where lanes differ.
+      const FileSizeLimit limit(mixed ? std::int64_t{40} << 10 : 4096);
+      stream.Add(20);
+    }
+    EXPECT_EQ(store.stored_tokens(), 0);
+    EXPECT_EQ(store.dropped_tokens(), 20 * kBlockSize);
+    EXPECT_GE(store.refused_growths(), 1);
+    stream.Add(40);
+    EXPECT_GE(store.blocks(0), 20);
+    EXPECT_EQ(store.blocks(0), store.blocks(3));
+  }
+}
+
+TEST(RecallStore, LanesOfDifferentSizesShareAFullDisk) {
+  RecallStore store(FourLanes(true));
+  Stream stream(&store);
+  const FileSizeLimit limit(std::int64_t{7} << 20);
+  stream.Add(400);
+  EXPECT_GT(store.blocks(0), 100);
+  for (std::int64_t lane = 1; lane < 4; ++lane) EXPECT_EQ(store.blocks(lane), store.blocks(0));
+}
+
+TEST(RecallStore, ALimitBelowTheDisksStaysSilent) {
+  RecallStoreOptions options = FourLanes();
+  options.limit_blocks = 10;
+  RecallStore store(options);
+  Stream stream(&store);
+  const FileSizeLimit limit(std::int64_t{3} << 20);
+  stream.Add(100);
+  stream.ExpectNewest(10);
+  EXPECT_EQ(store.refused_growths(), 0);
+  EXPECT_EQ(store.limited_by(), "");
 }
 
 }  // namespace

@@ -310,6 +310,8 @@ EngineMetrics EngineImpl::metrics() const {
     metrics.recall_stored_tokens = recall->store().stored_tokens();
     metrics.recall_dropped_tokens = recall->store().dropped_tokens();
     metrics.recall_bytes = recall->store().bytes();
+    metrics.recall_refused_growths = recall->store().refused_growths();
+    metrics.recall_limited_by = recall->store().limited_by();
     metrics.recalled_blocks = recall->recalled_blocks();
     metrics.promoted_blocks = cache_.promoted_blocks();
     metrics.recall_seconds = recall->seconds();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 #include <numeric>
 
 #include "attention/recall_sketch.h"
@@ -43,20 +44,21 @@ Recall::Recall(const EngineSettings& settings, const std::vector<AttentionLayerS
 }
 
 void Recall::Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,
-                   const BlockShape& shape, RotationTable* rotation) {
+                   const BlockShape& shape, RotationTable* rotation) noexcept {
   if (first_lane_[static_cast<std::size_t>(group.layer)] < 0) return;
   const auto begin = Clock::now();
-  if (rotation != nullptr) rotation->Extend(entry.written.value / block_size_);
-  sketch_.resize(static_cast<std::size_t>(SketchDepth(shape.key_dim)));
   try {
+    if (rotation != nullptr) rotation->Extend(entry.written.value / block_size_);
+    const auto depth = static_cast<std::size_t>(SketchDepth(shape.key_dim));
+    sketches_.resize(static_cast<std::size_t>(group.kv_heads) * depth);
     for (std::int64_t head = 0; head < group.kv_heads; ++head) {
-      const BlockHead block{.data = data, .shape = &shape, .head = head};
-      SketchBlock(block, rotation, entry.written, sketch_);
-      store_.Add(FirstLane(group) + head, entry.written, entry.logical, block, sketch_);
+      SketchBlock({.data = data, .shape = &shape, .head = head}, rotation, entry.written,
+                  std::span(sketches_).subspan(static_cast<std::size_t>(head) * depth, depth));
     }
-  } catch (...) {
-    Remove(group, entry.logical);
-    throw;
+    store_.Add(FirstLane(group), entry.written, entry.logical, {.data = data, .shape = &shape},
+               sketches_);
+  } catch (const std::bad_alloc&) {
+    store_.Refuse(FirstLane(group), group.kv_heads);
   }
   seconds_ += SecondsSince(begin);
 }
@@ -71,7 +73,7 @@ std::vector<GivenMass> Recall::GivenToRecalled(const CacheGroup& group) const {
   }
   std::erase_if(given, [&](const GivenMass& block) {
     for (std::int64_t lane = first; lane < first + group.kv_heads; ++lane) {
-      if (store_.Find(lane, block.logical) < 0) return true;  // dropped because of the limit
+      if (store_.Find(lane, block.logical) < 0) return true;  // dropped for want of room
     }
     return false;
   });
@@ -111,7 +113,7 @@ std::vector<Recall::Promotion> Recall::Promote(std::int64_t group_index, const C
 }
 
 void Recall::Read(const CacheGroup& group, Position logical, const BlockShape& shape,
-                  std::byte* to) const {
+                  std::byte* to) {
   for (std::int64_t head = 0; head < group.kv_heads; ++head) {
     const std::int64_t lane = FirstLane(group) + head;
     store_.Read(lane, store_.Find(lane, logical), shape, head, to);

@@ -40,10 +40,10 @@ class Recall {
   // `layers` outlive it. Throws as RecallStore.
   Recall(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
 
-  // Takes a copy of a full block that the group's table is about to lose. Throws as
-  // RecallStore::Add; nothing of the block is stored then.
+  // Takes a copy of a full block that the group's table is about to lose, or drops it where there
+  // is no room. Does not throw.
   void Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,
-             const BlockShape& shape, RotationTable* rotation);
+             const BlockShape& shape, RotationTable* rotation) noexcept;
   // A recalled block that has earned a resident block's place.
   struct Promotion {
     std::int64_t leaves = 0;  // entry of the group's table
@@ -55,8 +55,7 @@ class Recall {
                                  std::span<const TableEntry> entries,
                                  std::span<const std::int64_t> candidates);
   // Writes a stored block as one of the group's shape, at `to`.
-  void Read(const CacheGroup& group, Position logical, const BlockShape& shape,
-            std::byte* to) const;
+  void Read(const CacheGroup& group, Position logical, const BlockShape& shape, std::byte* to);
   // Takes a block out of the second tier, if it is there.
   void Remove(const CacheGroup& group, Position logical);
   // Before a step's layers.
@@ -154,7 +153,7 @@ class Recall {
   std::size_t part_count_ = 0;
   std::vector<AttentionTask> tasks_;
   std::vector<Weighed> weighed_;
-  std::vector<float> sketch_;
+  std::vector<float> sketches_;
   double seconds_ = 0.0;
 };
 

@@ -103,17 +103,10 @@ void SequenceCache::Release(std::int64_t group, std::span<const std::int64_t> en
 }
 
 void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> entries) {
-  std::size_t stored = 0;
-  try {
-    for (; recall_ && stored < entries.size(); ++stored) {
-      const auto index = static_cast<std::size_t>(entries[stored]);
-      const TableEntry& entry = tables_.table(group).entries()[index];
-      const BlockPlace place = Place(group, entry);
-      recall_->Store(group_of(group), entry, place.data, *place.shape, RotationOf(group));
-    }
-  } catch (...) {
-    Release(group, entries.first(stored));  // no block is in both tiers
-    throw;
+  for (const std::int64_t index : entries) {
+    const TableEntry& entry = tables_.table(group).entries()[static_cast<std::size_t>(index)];
+    const BlockPlace place = Place(group, entry);
+    recall_->Store(group_of(group), entry, place.data, *place.shape, RotationOf(group));
   }
   Release(group, entries);
 }
@@ -121,27 +114,28 @@ void SequenceCache::Remove(std::int64_t group, std::span<const std::int64_t> ent
 // Removes entries and, for recalled blocks that have earned a place, some more.
 void SequenceCache::Exchange(std::int64_t group, std::vector<std::int64_t> entries) {
   if (entries.empty()) return;
-  if (!recall_) return Remove(group, entries);
+  if (!recall_) return Release(group, entries);
   std::vector<std::int64_t> others = eviction_.Candidates(tables_, group);
   std::erase_if(others, [&](std::int64_t entry) {
     return std::binary_search(entries.begin(), entries.end(), entry);
   });
   const std::vector<Recall::Promotion> promotions =
       recall_->Promote(group, group_of(group), tables_.table(group).entries(), others);
-  // Read before who goes is stored, which may push them out; removed once they can be nowhere else.
+  // Out of the second tier before who goes comes into it, so that nothing is pushed out for the
+  // places that they leave there. What can lack memory comes first, while nothing has changed.
   const BlockShape& shape = settings_.shapes[static_cast<std::size_t>(group)];
   returning_.Reserve(promotions.size() * shape.bytes());
+  for (const Recall::Promotion& promotion : promotions) entries.push_back(promotion.leaves);
+  std::sort(entries.begin(), entries.end());
   std::byte* returning = returning_.data();
   for (const Recall::Promotion& promotion : promotions) {
     recall_->Read(group_of(group), promotion.returns.logical, shape, returning);
+    recall_->Remove(group_of(group), promotion.returns.logical);
     returning += shape.bytes();
-    entries.push_back(promotion.leaves);
   }
-  std::sort(entries.begin(), entries.end());
   Remove(group, entries);
   returning = returning_.data();
   for (const Recall::Promotion& promotion : promotions) {
-    recall_->Remove(group_of(group), promotion.returns.logical);
     Return(group, promotion.returns, returning);
     returning += shape.bytes();
   }

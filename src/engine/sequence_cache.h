@@ -93,7 +93,7 @@ class SequenceCache {
 
   std::int64_t Evict(const StepRequest& request);
   void EvictLayers(std::int64_t room_tokens);
-  // Gives blocks back; Remove does it after they were stored for recall.
+  // Gives blocks back; Remove does it after they were stored for recall, which there is.
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Remove(std::int64_t group, std::span<const std::int64_t> entries);
   void Exchange(std::int64_t group, std::vector<std::int64_t> entries);
