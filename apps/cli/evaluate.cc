@@ -17,6 +17,7 @@
 #include "cli/logits_file.h"
 #include "cli/progress.h"
 #include "cli/prompt_file.h"
+#include "cli/recall_notice.h"
 #include "cli/run_summary.h"
 #include "engine/logits.h"
 #include "text/turn_format.h"
@@ -183,6 +184,7 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console) 
   interrupt.Watch(loaded.engine.get());
   Evaluation evaluation(flags, loaded, std::move(format), interrupt);
   Progress progress(&console->err);
+  RecallNotice recall_notice;
   std::int64_t turns = 0;
   const auto begin = Clock::now();
   for (std::size_t i = 0; i < tasks.size() && !interrupt.raised(); ++i) {
@@ -199,6 +201,10 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console) 
             fmt::format("conversation {}, turn {}: {}", tasks[i].id, turn + 1, error.problem()));
       }
       ++turns;
+      if (const std::string notice = recall_notice.Once(*loaded.engine); !notice.empty()) {
+        progress.Hide();
+        console->err.TryWrite(notice);
+      }
     }
   }
   progress.Hide();

@@ -169,7 +169,8 @@ void AddRecallFlags(FlagSet* flags, CacheFlags* target) {
               &recall.promotion);
   flags->Text({"--recall-store", "ram|FILE",
                "Where evicted blocks are kept: in memory, or in a new file that has no name while "
-               "it is used and is gone with the program (default ram)"},
+               "it is used and is gone with the program; where there is no room for more, the "
+               "oldest go first (default ram)"},
               &target->recall_store);
   flags->Bytes({"--recall-limit", "BYTES",
                 "Most memory or disk for evicted blocks, all layers together; the oldest go first "

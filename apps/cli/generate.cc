@@ -13,6 +13,7 @@
 #include "cli/json_lines.h"
 #include "cli/numbers.h"
 #include "cli/prompt_file.h"
+#include "cli/recall_notice.h"
 #include "cli/run_summary.h"
 #include "text/turn_format.h"
 
@@ -144,6 +145,7 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
                                      if (shown) console->out.Write(part);
                                    }});
   if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
+  console->err.TryWrite(RecallNotice().Once(*engine));
   if (console->err.is_terminal())
     console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");
   if (json) {

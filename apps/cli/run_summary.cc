@@ -47,6 +47,8 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
     out["recall_stored_tokens"] = metrics.recall_stored_tokens;
     out["recall_dropped_tokens"] = metrics.recall_dropped_tokens;
     out["recall_bytes"] = metrics.recall_bytes;
+    out["recall_refused_growths"] = metrics.recall_refused_growths;
+    out["recall_limited_by"] = metrics.recall_limited_by;
     out["recalled_blocks"] = metrics.recalled_blocks;
     out["promoted_blocks"] = metrics.promoted_blocks;
     out["recall_seconds"] = metrics.recall_seconds;

@@ -15,6 +15,7 @@
 #include "cli/numbers.h"
 #include "cli/process_memory.h"
 #include "cli/progress.h"
+#include "cli/recall_notice.h"
 #include "cli/run_summary.h"
 #include "cli/segment_meter.h"
 #include "cli/token_stream.h"
@@ -42,6 +43,7 @@ class StreamReport {
   bool table_;
   std::optional<JsonLines> json_;
   Progress progress_;
+  RecallNotice recall_notice_;
 };
 
 void StreamReport::Begin(const Engine& engine) {
@@ -54,6 +56,10 @@ void StreamReport::Begin(const Engine& engine) {
 }
 
 void StreamReport::Step(const SegmentMeter& meter, const Engine& engine) {
+  if (const std::string notice = recall_notice_.Once(engine); !notice.empty()) {
+    progress_.Hide();
+    console_->err.TryWrite(notice);
+  }
   if (!progress_.IsDue()) return;
   const EngineMetrics metrics = engine.metrics();
   const Segment segment = meter.unfinished().value_or(meter.total());
