@@ -183,6 +183,7 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console) 
   Interrupt interrupt;
   interrupt.Watch(loaded.engine.get());
   Evaluation evaluation(flags, loaded, std::move(format), interrupt);
+  json.Begin();  // its lines name rows of logits, of which there are none any more
   Progress progress(&console->err);
   RecallNotice recall_notice;
   std::int64_t turns = 0;

@@ -227,5 +227,26 @@ TEST_F(EvaluateTest, RefusesWhatItCannotRun) {
   EXPECT_EQ(nowhere.err, "carousel: --logits: cannot write /no/file: No such file or directory\n");
 }
 
+// Lines say where a row of logits is, so that neither is to be of another run.
+TEST_F(EvaluateTest, ARunThatFailsLeavesNothingOfAnotherOne) {
+  Put("rows", std::string(64, 'x'));
+  Put("out", "{\"type\":\"summary\"}\n");
+  const std::string bad =
+      R"({"id": 1, "raw": true, "turns": [{"prompt": [1000000], "score": [1]}]})";
+  const ProgramResult result = Run(
+      {"evaluate", "--tasks", Put("tasks", bad), "--logits", Path("rows"), "--json", Path("out")});
+  EXPECT_NE(result.status, 0);
+  EXPECT_NE(result.err, "");
+  EXPECT_EQ(Get("rows"), "");
+  EXPECT_EQ(Get("out"), "");
+}
+
+TEST_F(EvaluateTest, ARunThatScoresNothingLeavesNoRowsOfAnotherOne) {
+  Put("rows", std::string(64, 'x'));
+  Evaluate(R"({"id": 1, "raw": true, "turns": [{"prompt": "hi", "max_new_tokens": 1}]})",
+           {"--logits", Path("rows")});
+  EXPECT_EQ(Get("rows"), "");
+}
+
 }  // namespace
 }  // namespace carousel

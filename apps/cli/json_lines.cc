@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,6 +11,7 @@
 #include <utility>
 
 #include "carousel/error.h"
+#include "cli/append_whole.h"
 
 namespace carousel {
 
@@ -19,18 +19,23 @@ JsonLines::JsonLines(const std::string& path, int stdout_fd) : name_(path) {
   if (path == "-") {
     name_ = "standard output";
     fd_ = stdout_fd;
-    has_lines_ = true;  // what others have written there stays
-  } else {
-    fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    owned_ = true;
-    if (fd_ < 0) Fail(errno);
+    has_begun_ = true;  // what others have written there stays
+    return;
   }
-  struct stat status {};
-  is_regular_ = fstat(fd_, &status) == 0 && S_ISREG(status.st_mode);
+  owned_ = true;
+  fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  is_new_ = fd_ >= 0;
+  if (!is_new_) fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd_ < 0) Fail(errno);
 }
 
 JsonLines::~JsonLines() {
   if (owned_ && fd_ >= 0) close(fd_);
+  if (is_new_ && !has_begun_) unlink(name_.c_str());
+}
+
+void JsonLines::Begin() {
+  if (!std::exchange(has_begun_, true) && IsRegularFile(fd_) && ftruncate(fd_, 0) != 0) Fail(errno);
 }
 
 void JsonLines::Write(const nlohmann::ordered_json& object) {
@@ -38,19 +43,8 @@ void JsonLines::Write(const nlohmann::ordered_json& object) {
   // exception.
   const std::string line =
       object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  if (!std::exchange(has_lines_, true) && is_regular_ && ftruncate(fd_, 0) != 0) Fail(errno);
-  std::size_t done = 0;
-  while (done < line.size()) {
-    const ssize_t written = write(fd_, line.data() + done, line.size() - done);
-    if (written > 0) done += static_cast<std::size_t>(written);
-    if (written >= 0 || errno == EINTR) continue;
-    const int error = errno;
-    const off_t end = lseek(fd_, 0, SEEK_CUR);
-    const auto part = static_cast<off_t>(done);
-    if (is_regular_ && done > 0 && end >= part && ftruncate(fd_, end - part) == 0)
-      lseek(fd_, end - part, SEEK_SET);
-    Fail(error);
-  }
+  Begin();
+  if (const int error = AppendWhole(fd_, line); error != 0) Fail(error);
 }
 
 void JsonLines::Close() {

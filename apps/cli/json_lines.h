@@ -13,12 +13,15 @@ class JsonLines {
  public:
   // `path` "-" is `stdout_fd`, which is not owned. Fails at once where the file cannot be written.
   // What stood in the file is replaced by the first line: a run that fails before it leaves the
-  // file as it was.
+  // file as it was, and where there was none, none.
   JsonLines(const std::string& path, int stdout_fd);
   ~JsonLines();
   JsonLines(const JsonLines&) = delete;
   JsonLines& operator=(const JsonLines&) = delete;
 
+  // Removes what stood in the file now, for a run whose lines belong to something else that is made
+  // anew.
+  void Begin();
   // When a line cannot be written whole (a full disk), what is there of it is taken back from a
   // regular file.
   void Write(const nlohmann::ordered_json& object);
@@ -31,8 +34,8 @@ class JsonLines {
   std::string name_;
   int fd_ = -1;
   bool owned_ = false;
-  bool is_regular_ = false;
-  bool has_lines_ = false;
+  bool is_new_ = false;     // there was no such file
+  bool has_begun_ = false;  // nothing is left of what stood in it
 };
 
 }  // namespace carousel

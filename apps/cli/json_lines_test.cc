@@ -47,6 +47,26 @@ TEST_F(JsonLinesTest, AnOlderFileStaysUntilTheFirstLine) {
   EXPECT_EQ(ReadFile(path_), "{\"a\":1}\n");
 }
 
+TEST_F(JsonLinesTest, AnOlderFileIsGoneOnceARunHasBegun) {
+  std::ofstream(path_) << "old";
+  {
+    JsonLines lines(path_, -1);
+    lines.Begin();
+    EXPECT_EQ(ReadFile(path_), "");
+    lines.Write({{"a", 1}});
+    lines.Begin();
+  }
+  EXPECT_EQ(ReadFile(path_), "{\"a\":1}\n");
+}
+
+TEST_F(JsonLinesTest, ARunWithoutLinesLeavesNoNewFile) {
+  { const JsonLines lines(path_, -1); }
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  std::ofstream(path_) << "old";
+  { const JsonLines lines(path_, -1); }
+  EXPECT_EQ(ReadFile(path_), "old");
+}
+
 TEST_F(JsonLinesTest, ABadPathFailsAtOnce) {
   try {
     JsonLines lines("/no/such/folder/file", -1);

@@ -3,16 +3,17 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "carousel/error.h"
+#include "cli/append_whole.h"
 #include "engine/logits.h"
 
 namespace carousel {
@@ -22,6 +23,10 @@ static_assert(std::endian::native == std::endian::little, "rows are written as t
 LogitsFile::LogitsFile(std::string path)
     : path_(std::move(path)), fd_(open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)) {
   if (fd_ < 0) Fail(errno);
+  if (!IsRegularFile(fd_) || ftruncate(fd_, 0) == 0) return;
+  const int error = errno;
+  close(fd_);
+  Fail(error);
 }
 
 LogitsFile::~LogitsFile() {
@@ -29,19 +34,13 @@ LogitsFile::~LogitsFile() {
 }
 
 void LogitsFile::Append(std::span<const float> logits) {
-  struct stat status {};
-  if (rows_ == 0 && fstat(fd_, &status) == 0 && S_ISREG(status.st_mode) && ftruncate(fd_, 0) != 0)
-    Fail(errno);
   const double normaliser = LogSumExp(logits);
   std::vector<float> row(logits.size());
   for (std::size_t i = 0; i < row.size(); ++i)
     row[i] = static_cast<float>(static_cast<double>(logits[i]) - normaliser);
-  std::span<const std::byte> bytes = std::as_bytes(std::span<const float>(row));
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd_, bytes.data(), bytes.size());
-    if (written > 0) bytes = bytes.subspan(static_cast<std::size_t>(written));
-    if (written < 0 && errno != EINTR) Fail(errno);
-  }
+  const std::string_view bytes(reinterpret_cast<const char*>(row.data()),
+                               row.size() * sizeof(float));
+  if (const int error = AppendWhole(fd_, bytes); error != 0) Fail(error);
   ++rows_;
 }
 
