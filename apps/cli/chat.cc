@@ -20,6 +20,7 @@
 #include "cli/numbers.h"
 #include "cli/process_memory.h"
 #include "cli/prompt_file.h"
+#include "cli/recall_notice.h"
 #include "text/text_pieces.h"
 
 namespace carousel {
@@ -93,6 +94,7 @@ class Chat {
   const Interrupt& interrupt_;
   Console* console_;
   bool has_failed_ = false;
+  RecallNotice recall_notice_;
   double last_tokens_per_second_ = 0.0;
 };
 
@@ -159,6 +161,7 @@ void Chat::Say(const std::string& message) {
     return;
   }
   console_->out.Write("\n");
+  console_->err.TryWrite(recall_notice_.Once(*engine_));
   last_tokens_per_second_ = answer.decode_tokens_per_second();
   NoteTurn(answer);
 }

@@ -49,7 +49,7 @@ class FullDisk(ModelTestCase):
         self.assertEqual(result.returncode, 0, notes)
         self.assertEqual(notes.count("remembered "), 8, notes)
         self.assertNotIn("begins anew", notes)
-        self.assertLessEqual(notes.count(reason), 1, notes)
+        self.assertEqual(notes.count(reason), 1, notes)
         self.assertEqual([message["content"] for message in json.loads(saved.read_text())
                           if message["role"] == "user"], messages)
 
