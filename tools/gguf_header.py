@@ -23,6 +23,7 @@ SUPPORTED_VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 LONGEST_NAME = 200
+LONGEST_SHOWN = 60
 
 # Values by their type number in the file. Strings and arrays, which have a length, are read apart.
 _SCALARS = {
@@ -49,8 +50,20 @@ class GgufError(Exception):
     """The file is not a GGUF file that can be imported; the message is one line for the user."""
 
 
+def is_whole(value: object) -> bool:
+    """Whether a metadata value is a whole number; Python counts true and false among them."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A metadata value for a message of one line: it may be a list of 100,000 words."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
+    path: str  # of the file that holds it
     name: str
     shape: tuple[int, ...]  # outermost first, the way numpy counts (the file has it the other way round)
     type_name: str
@@ -167,7 +180,31 @@ def _check_extent(cursor: _Cursor, data_begin: int, entry: tuple[str, tuple[int,
             f"{cursor.name}: truncated: tensor {name!r} ends at byte {end}, but the file at {len(cursor.data)}; "
             "copy or download the file again"
         )
-    return Tensor(name, shape, type_name, data_begin + offset_bytes, size_bytes)
+    return Tensor(cursor.name, name, shape, type_name, data_begin + offset_bytes, size_bytes)
+
+
+def _check_version(version: int, name: str) -> None:
+    if version in SUPPORTED_VERSIONS:
+        return
+    if struct.unpack(">I", struct.pack("<I", version))[0] in SUPPORTED_VERSIONS:
+        raise GgufError(
+            f"{name}: the file is big-endian, and only little-endian files can be read; give the file for x86, or "
+            "turn this one with llama.cpp's gguf_convert_endian.py"
+        )
+    raise GgufError(
+        f"{name}: GGUF version {version} is not supported, only {SUPPORTED_VERSIONS[0]} and "
+        f"{SUPPORTED_VERSIONS[1]}; convert the file again with a current llama.cpp"
+    )
+
+
+def _read_metadata(cursor: _Cursor, count: int) -> dict[str, object]:
+    metadata: dict[str, object] = {}
+    for index in range(count):
+        key = cursor.name_of(f"key of metadata entry {index}")
+        if key in metadata:
+            raise GgufError(f"{cursor.name}: the metadata entry {key} is there twice; the file is damaged")
+        metadata[key] = cursor.value(cursor.scalar("<I", f"type of {key}"), key)
+    return metadata
 
 
 def parse(data: mmap.mmap | bytes, name: str) -> GgufHeader:
@@ -180,22 +217,15 @@ def parse(data: mmap.mmap | bytes, name: str) -> GgufHeader:
     cursor = _Cursor(data, name)
     cursor.take(4, "magic")
     version = cursor.scalar("<I", "version")
-    if version not in SUPPORTED_VERSIONS:
-        raise GgufError(
-            f"{name}: GGUF version {version} is not supported, only {SUPPORTED_VERSIONS[0]} and "
-            f"{SUPPORTED_VERSIONS[1]} in little-endian; convert the file again with a current llama.cpp"
-        )
+    _check_version(version, name)
     tensor_count = cursor.count("number of tensors", 24)
     metadata_count = cursor.count("number of metadata entries", 13)
-    metadata: dict[str, object] = {}
-    for index in range(metadata_count):
-        key = cursor.name_of(f"key of metadata entry {index}")
-        metadata[key] = cursor.value(cursor.scalar("<I", f"type of {key}"), key)
+    metadata = _read_metadata(cursor, metadata_count)
     entries = [_read_tensor(cursor, index) for index in range(tensor_count)]
 
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8 != 0:
-        raise GgufError(f"{name}: general.alignment is {alignment!r}, but must be a positive multiple of 8")
+    if not is_whole(alignment) or alignment <= 0 or alignment % 8 != 0:
+        raise GgufError(f"{name}: general.alignment is {shown(alignment)}, but must be a positive multiple of 8")
     data_begin = -(-cursor.position // alignment) * alignment
     tensors = {}
     for entry in entries:

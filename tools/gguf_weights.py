@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GGUF file's weights as the graph builder wants them: unpacked by the gguf package, in the rows' order of the graph."""
+"""A GGUF model's weights as the graph builder wants them: unpacked by the gguf package, in the rows' order of the graph."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def neighbours_to_halves(rows: int, head_size: int, rotated: int) -> np.ndarray:
     return (np.arange(0, rows, head_size)[:, None] + head).ravel()
 
 
+def _mapped(path: str) -> np.ndarray:
+    with open(path, "rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
 class GgufWeights:
-    """decoder_graph.Weights from one file. Matrices are coded once each."""
+    """decoder_graph.Weights from the files that the header's tensors lie in. Matrices are coded once each."""
 
     def __init__(
         self,
@@ -45,7 +50,7 @@ class GgufWeights:
         kind: str,
         row_orders: dict[str, np.ndarray],
     ) -> None:
-        """`row_orders`: for a tensor's name, which row of the file each row of the graph is; others stay as they are."""
+        """`path`: what messages name. `row_orders`: for a tensor's name, which row of the file each row of the graph is; others stay as they are."""
         self.error = matrix_codes.Error()
         self._path = path
         self._tensors = header.tensors
@@ -53,8 +58,7 @@ class GgufWeights:
         self._row_orders = row_orders
         self._matrices: dict[str, ov.Output] = {}
         self.used: set[str] = set()
-        with open(path, "rb") as file:
-            self._bytes = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._files = {name: _mapped(name) for name in {tensor.path for tensor in header.tensors.values()}}
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -67,10 +71,13 @@ class GgufWeights:
             )
         if len(tensor.shape) != dimensions:
             raise WeightsError(
-                f"{self._path}: the tensor {name} has the shape {list(tensor.shape)}, but must have {dimensions} dimensions"
+                f"{tensor.path}: the tensor {name} has the shape {list(tensor.shape)}, but must have {dimensions} dimensions"
             )
         self.used.add(name)
         return tensor
+
+    def _packed(self, tensor: gguf_header.Tensor) -> np.ndarray:
+        return self._files[tensor.path][tensor.offset_bytes : tensor.offset_bytes + tensor.size_bytes]
 
     def _unpack(self, tensor: gguf_header.Tensor, packed: np.ndarray) -> np.ndarray:
         try:
@@ -79,20 +86,20 @@ class GgufWeights:
                 values = quants.dequantize(packed, GGMLQuantizationType[tensor.type_name])
         except (NotImplementedError, KeyError) as error:
             raise WeightsError(
-                f"{self._path}: the tensor {tensor.name} is packed as {tensor.type_name}, which the gguf package cannot unpack; "
+                f"{tensor.path}: the tensor {tensor.name} is packed as {tensor.type_name}, which the gguf package cannot unpack; "
                 "use a file of another quantisation"
             ) from error
         values = np.asarray(values, np.float32)
         if not np.isfinite(values).all():
             raise WeightsError(
-                f"{self._path}: the tensor {tensor.name} holds values that are not numbers; the file is damaged"
+                f"{tensor.path}: the tensor {tensor.name} holds values that are not numbers; the file is damaged"
             )
         return values
 
     def rows(self, name: str) -> Iterator[np.ndarray]:
         """The matrix's rows in the graph's order, float32 [some, inputs] at a time."""
         tensor = self._tensor(name, 2)
-        packed = self._bytes[tensor.offset_bytes : tensor.offset_bytes + tensor.size_bytes].reshape(tensor.shape[0], -1)
+        packed = self._packed(tensor).reshape(tensor.shape[0], -1)
         order = self._row_orders.get(name)
         step = max(1, _VALUES_AT_ONCE // tensor.shape[1])
         for begin in range(0, tensor.shape[0], step):
@@ -111,7 +118,6 @@ class GgufWeights:
 
     def vector(self, name: str) -> np.ndarray:
         tensor = self._tensor(name, 1)
-        packed = self._bytes[tensor.offset_bytes : tensor.offset_bytes + tensor.size_bytes]
-        values = self._unpack(tensor, packed)
+        values = self._unpack(tensor, self._packed(tensor))
         order = self._row_orders.get(name)
         return values if order is None else values[order]
