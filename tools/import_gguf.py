@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imports a language model from a GGUF file: writes a folder with an OpenVINO model, its tokenizer and their description.
 
-The file is checked (gguf_header.py), described (gguf_architectures.py), its weights are unpacked and coded anew
-(gguf_weights.py, matrix_codes.py), and a graph is built around them (decoder_graph.py) and a tokenizer from the vocabulary
-(gguf_tokenizer.py). The folder appears only when it is complete and has been run.
+The file, or each of its parts (gguf_parts.py), is checked (gguf_header.py), described (gguf_architectures.py), its weights
+are unpacked and coded anew (gguf_weights.py, matrix_codes.py), and a graph is built around them (decoder_graph.py) and a
+tokenizer from the vocabulary (gguf_vocabulary.py, gguf_tokenizer.py). The folder appears only when it is complete and has
+been run.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 import gguf_header
+import gguf_parts
 import prepare_model
 
 # `./run setup` imports the default model again when this changes: raise it when what is written changes.
@@ -51,13 +54,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_checksum(path: Path, expected: str | None) -> str:
-    found = sha256(path)
-    if expected and found != expected.lower():
+def check_checksums(paths: list[Path], expected: list[str]) -> list[str]:
+    """Those of the files in order. `expected` has none, or one for each file."""
+    if expected and len(expected) != len(paths):
         raise ImportFailed(
-            f"{path}: sha256 is {found}, expected {expected.lower()}; the file is damaged or another version: "
-            "fetch it again, or leave out --expect-sha256 to import it as it is"
+            f"{paths[0]}: the model has {len(paths)} {'file' if len(paths) == 1 else 'parts'}, but --expect-sha256 gives "
+            f"checksums of {len(expected)}; give one for each, in their order, or none"
         )
+    found = [sha256(path) for path in paths]
+    for path, checksum, wanted in zip(paths, found, expected):
+        if checksum != wanted.lower():
+            raise ImportFailed(
+                f"{path}: sha256 is {checksum}, expected {wanted.lower()}; the file is damaged or another version: "
+                "fetch it again, or leave out --expect-sha256 to import it as it is"
+            )
     return found
 
 
@@ -79,11 +89,11 @@ def end_tokens(vocabulary) -> list[int]:
 
 def model_config(header: gguf_header.GgufHeader, description, vocabulary) -> dict:
     """The model's figures under the names of Hugging Face's config.json."""
-    decoder, metadata = description.decoder, header.metadata
+    decoder = description.decoder
     windows = sorted({layer.window for layer in decoder.layers} - {0})
     ends = end_tokens(vocabulary)
     config = {
-        "model_type": metadata["general.architecture"],
+        "model_type": header.metadata["general.architecture"],
         "num_hidden_layers": len(decoder.layers),
         "num_attention_heads": decoder.query_heads,
         "num_key_value_heads": decoder.kv_heads,
@@ -95,9 +105,9 @@ def model_config(header: gguf_header.GgufHeader, description, vocabulary) -> dic
         "rope_theta": description.theta,
         "rms_norm_eps": decoder.norm_epsilon,
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "bos_token_id": vocabulary.named.get("bos"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
+        "pad_token_id": vocabulary.named.get("padding"),
     }
     if windows:
         config["sliding_window"] = windows[0]
@@ -117,16 +127,15 @@ def declared_rope(decoder) -> dict:
     }
 
 
-def special_tokens(header: gguf_header.GgufHeader) -> dict[str, str]:
+def special_tokens(vocabulary) -> dict[str, str]:
     """The text of the special tokens, which chat templates name, as in Hugging Face's special_tokens_map.json."""
-    tokens = header.metadata.get("tokenizer.ggml.tokens") or []
     keys = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-    found = {}
-    for name, key in keys.items():
-        number = header.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if isinstance(number, int) and 0 <= number < len(tokens):
-            found[name] = tokens[number]
-    return found
+    return {name: vocabulary.tokens[vocabulary.named[key]] for name, key in keys.items() if key in vocabulary.named}
+
+
+def readable(name: str) -> str:
+    """A file's name as text: what is no UTF-8 or cannot be printed is "?"."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -141,17 +150,17 @@ def save(model, folder: Path, name: str) -> None:
 
 
 class Source:
-    """One GGUF file, checked, and what it says."""
+    """One model, checked, and what its files say. `path`: the file, or the first of its parts."""
 
     def __init__(self, path: Path, header: gguf_header.GgufHeader, window: int | None) -> None:
         import gguf_architectures
-        import gguf_tokenizer
+        import gguf_vocabulary
         import gguf_weights
 
         self.path, self.header = path, header
         self._reader = gguf_weights.GgufWeights
         self.description = gguf_architectures.describe(header, self._reader(path, header, "f16", {}), str(path), window)
-        self.vocabulary = gguf_tokenizer.read(header.metadata, self.description.decoder.vocabulary_size, str(path))
+        self.vocabulary = gguf_vocabulary.read(header.metadata, self.description.decoder.vocabulary_size, str(path))
 
     def weights(self, kind: str):
         return self._reader(self.path, self.header, kind, self.description.row_orders)
@@ -166,7 +175,7 @@ def write_model(source: Source, kind: str, folder: Path) -> None:
     import decoder_graph
 
     weights = source.weights(kind)
-    save(decoder_graph.build(source.description.decoder, weights, source.path.stem), folder, "openvino_model")
+    save(decoder_graph.build(source.description.decoder, weights, readable(source.path.stem)), folder, "openvino_model")
     say(
         f"{weights.error.matrices} matrices, {weights.error.weights:,} weights as {kind}; root mean square error "
         f"{100 * weights.error.relative:.2f} %"
@@ -176,13 +185,13 @@ def write_model(source: Source, kind: str, folder: Path) -> None:
 def write_tokenizer(source: Source, folder: Path) -> None:
     import gguf_tokenizer
 
-    metadata = source.header.metadata
-    notes = {
-        f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id")
+    vocabulary = source.vocabulary
+    notes: dict[str, object] = {
+        f"{name}_token_id": vocabulary.named.get(key)
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
-    notes["chat_template"] = metadata.get("tokenizer.chat_template")
-    tokenizer, detokenizer = gguf_tokenizer.build(source.vocabulary, notes)
+    notes["chat_template"] = vocabulary.chat_template
+    tokenizer, detokenizer = gguf_tokenizer.build(vocabulary, notes)
     save(tokenizer, folder, "openvino_tokenizer")
     save(detokenizer, folder, "openvino_detokenizer")
 
@@ -215,22 +224,31 @@ def check_result(source: Source, kind: str, folder: Path) -> dict:
     return report
 
 
-def build(source: Source, checksum: str, kind: str, folder: Path) -> None:
-    """Fills the empty `folder` with the imported model."""
-    write_model(source, kind, folder)
-    write_tokenizer(source, folder)
-    write_json(folder / "special_tokens_map.json", special_tokens(source.header))
-    say(prepare_model.describe_result(prepare_model.prepare(folder)))
-    check = check_result(source, kind, folder)
-    config = model_config(source.header, source.description, source.vocabulary)
-    config["carousel"] = {
-        "source": source.path.name,
-        "source_sha256": checksum,
+def notes_on_import(source: Source, checksums: list[str], kind: str, check: dict) -> dict:
+    """What config.json says of the import itself."""
+    vocabulary = source.vocabulary
+    notes = {
+        "source": readable(source.path.name),
+        "source_sha256": checksums[0] if len(checksums) == 1 else checksums,
         "weights": kind,
         "importer": IMPORTER_VERSION,
         "check": check,
         "rope": declared_rope(source.description.decoder),
     }
+    if vocabulary.swallows_space_after:
+        notes["swallows_space_after"] = [vocabulary.tokens[index] for index in sorted(vocabulary.swallows_space_after)]
+    return notes
+
+
+def build(source: Source, checksums: list[str], kind: str, folder: Path) -> None:
+    """Fills the empty `folder` with the imported model."""
+    write_model(source, kind, folder)
+    write_tokenizer(source, folder)
+    write_json(folder / "special_tokens_map.json", special_tokens(source.vocabulary))
+    say(prepare_model.describe_result(prepare_model.prepare(folder)))
+    check = check_result(source, kind, folder)
+    config = model_config(source.header, source.description, source.vocabulary)
+    config["carousel"] = notes_on_import(source, checksums, kind, check)
     write_json(folder / "config.json", config)
 
 
@@ -251,15 +269,18 @@ def import_model(options: argparse.Namespace) -> None:
     if not gguf.is_file():
         raise ImportFailed(f"{gguf}: --gguf is not a file; give the path of a .gguf file")
     check_output(output, options.force)
-    source = Source(gguf, gguf_header.read(gguf), options.window)
-    checksum = check_checksum(gguf, options.expect_sha256)
+    paths, header = gguf_parts.read(gguf)
+    if len(paths) > 1:
+        say(f"the model is in {len(paths)} parts, {readable(paths[0].name)} to {readable(paths[-1].name)}")
+    source = Source(paths[0], header, options.window)
+    checksums = check_checksums(paths, options.expect_sha256)
     output.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder as the target, so that the move at the end is a rename, which is done or not done.
     work = Path(tempfile.mkdtemp(prefix=".importing-", dir=output.parent))
     try:
         model_folder = work / "model"
         model_folder.mkdir()
-        build(source, checksum, options.weights, model_folder)
+        build(source, checksums, options.weights, model_folder)
         put_in_place(model_folder, output, work / "replaced")
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -278,7 +299,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="import_gguf.py", description="Imports a language model from a GGUF file into a folder for Carousel."
     )
-    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="the model")
+    parser.add_argument(
+        "--gguf",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the model; of one in several parts (NAME-00001-of-00002.gguf and so on) any part, with the others beside it",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--weights",
@@ -293,16 +320,26 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="how many positions the model is to be used on; models with two sets of RoPE factors get those for texts of this "
         "length (default: all that it was trained on)",
     )
-    parser.add_argument("--expect-sha256", metavar="HEX", help="refuse the file unless it has this checksum")
+    parser.add_argument(
+        "--expect-sha256",
+        action="append",
+        default=[],
+        metavar="HEX",
+        help="refuse the file unless it has this checksum; for a model in several parts once for each, in their order",
+    )
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
     options = parser.parse_args(arguments)
-    expected = options.expect_sha256
-    if expected is not None and (len(expected) != 64 or not set(expected.lower()) <= set("0123456789abcdef")):
-        parser.error(f"--expect-sha256 is {expected!r}, but must be 64 hexadecimal digits")
+    for expected in options.expect_sha256:
+        if len(expected) != 64 or not set(expected.lower()) <= set("0123456789abcdef"):
+            parser.error(f"--expect-sha256 is {expected!r}, but must be 64 hexadecimal digits")
     return options
 
 
 def main(arguments: list[str]) -> int:
+    # A file's name need not be text, and messages name it.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = parse_arguments(arguments)
     # Ended from outside, the half-made folder is still removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

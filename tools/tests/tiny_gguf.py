@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64 = 4, 5, 6, 7, 8, 9, 10, 11
 HIDDEN, HEADS, KV_HEADS, FEED_FORWARD, LAYERS = 64, 4, 2, 96, 2
 TYPE_NUMBERS = {"F32": 0, "F16": 1, "Q4_1": 3, "Q8_0": 8}
 
@@ -20,13 +20,16 @@ def value(item):
     if isinstance(item, bool):
         return struct.pack("<I?", BOOL, item)
     if isinstance(item, int):
-        return struct.pack("<II", UINT32, item)
+        if 0 <= item < 2**32:
+            return struct.pack("<II", UINT32, item)
+        return struct.pack("<IQ", UINT64, item) if item > 0 else struct.pack("<Iq", INT64, item)
     if isinstance(item, float):
         return struct.pack("<If", FLOAT32, item)
     if isinstance(item, str):
         return struct.pack("<I", STRING) + text(item)
-    kind = STRING if isinstance(item[0], str) else FLOAT32 if isinstance(item[0], float) else INT32
-    layout = "<f" if kind == FLOAT32 else "<i"
+    kind, layout = INT32, "<i"
+    if item and isinstance(item[0], (str, float, bool)):
+        kind, layout = {str: (STRING, ""), float: (FLOAT32, "<f"), bool: (BOOL, "<?")}[type(item[0])]
     items = b"".join(text(entry) if kind == STRING else struct.pack(layout, entry) for entry in item)
     return struct.pack("<IIQ", ARRAY, kind, len(item)) + items
 
@@ -123,6 +126,19 @@ def sentence_piece(pieces, **changes):
     }
 
 
+# Phi-3's marks, in the order of their numbers.
+PHI3_MARKS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
+
+
+def phi3(pieces, marks=PHI3_MARKS, mark_type=3, **changes):
+    """The metadata of a vocabulary like Phi-3's."""
+    entries = sentence_piece(pieces)
+    entries["tokenizer__ggml__tokens"] += marks
+    entries["tokenizer__ggml__token_type"] += [mark_type] * len(marks)
+    entries["tokenizer__ggml__scores"] += [0.0] * len(marks)
+    return {**entries, "phi3__vocab_size": len(entries["tokenizer__ggml__tokens"]), **changes}
+
+
 def pack(matrix, type_name):
     if type_name == "F32":
         return matrix.astype("<f4").tobytes()
@@ -214,6 +230,17 @@ def tiny(architecture, matrix_type="F16", more_tensors=None, **changes):
     """A whole file: a random decoder of `architecture`."""
     entries = metadata(architecture, **changes)
     return file_bytes(entries, weights(entries, matrix_type) | (more_tensors or {}))
+
+
+def parts(entries, tensors, count):
+    """The files of a model in several parts, as gguf-split writes them: the metadata is in the first."""
+    names = list(tensors)
+    files = []
+    for index in range(count):
+        own = {"split.no": index, "split.count": count, "split.tensors.count": len(tensors)}
+        held = {name: tensors[name] for name in names[index::count]}
+        files.append(file_bytes((entries if index == 0 else {}) | own, held))
+    return files
 
 
 def tiny_llama(matrix_type="Q4_1", **changes):
