@@ -24,6 +24,15 @@ std::string TakeSpacesAtEnd(std::string* mark) {
   return spaces;
 }
 
+std::string_view WithoutSpaceAtBegin(std::string_view text) {
+  while (!text.empty()) {
+    const Utf8Unit unit = FirstUtf8Unit(text);
+    if (unit.kind != Utf8Unit::Kind::kCharacter || !IsSpace(unit.code_point)) break;
+    text.remove_prefix(unit.bytes);
+  }
+  return text;
+}
+
 }  // namespace
 
 PromptEncoder::PromptEncoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
@@ -62,6 +71,18 @@ std::optional<std::string_view> PromptEncoder::ControlWordAtBegin(std::string_vi
 
 bool PromptEncoder::EndsWithControl(const std::vector<TokenId>& tokens) const {
   return !tokens.empty() && control_tokens_.contains(tokens.back());
+}
+
+bool PromptEncoder::SwallowsSpaceAfter(TokenId control) {
+  if (const auto known = swallows_.find(control); known != swallows_.end()) return known->second;
+  const auto& all = tokenizer_.control_tokens();
+  const auto found = std::find_if(all.begin(), all.end(),
+                                  [&](const auto& other) { return other.token == control; });
+  const bool swallows =
+      found != all.end() &&
+      tokenizer_.Encode(found->text + "\n ", {.add_special_tokens = false}).size() == 1;
+  swallows_.emplace(control, swallows);
+  return swallows;
 }
 
 // Where a word is cut: behind one of its characters, so that the two pieces are text and have as
@@ -117,6 +138,8 @@ std::vector<TokenId> PromptEncoder::Encode(const PromptParts& parts, bool contin
   for (std::size_t i = 0; i < parts.size(); ++i) {
     std::string text = std::exchange(spaces, "") + parts[i].text;
     const bool continues = tokens.empty() ? continues_text : !EndsWithControl(tokens);
+    if (EndsWithControl(tokens) && SwallowsSpaceAfter(tokens.back()))
+      text.erase(0, text.size() - WithoutSpaceAtBegin(text).size());
     if (!parts[i].is_mark) {
       Append(EncodeText(text, continues), &tokens);
       continue;

@@ -23,6 +23,9 @@ namespace carousel {
 // fewest tokens. A text's encoding never crosses its own tokens' borders, so a cut at one of them
 // changes nothing; most control words have one inside.
 //
+// Some tokenizers (Phi-3's) swallow white space after a control token. A part that follows on one
+// is then encoded without the white space that it begins with, as it would be in the whole text.
+//
 // For one thread at a time: it remembers where words are cut.
 class PromptEncoder {
  public:
@@ -49,6 +52,7 @@ class PromptEncoder {
  private:
   std::size_t CutOf(std::string_view word);
   bool EndsWithControl(const std::vector<TokenId>& tokens) const;
+  bool SwallowsSpaceAfter(TokenId control);
 
   const Tokenizer& tokenizer_;
   std::map<std::string, TokenId, std::less<>> words_;
@@ -56,6 +60,7 @@ class PromptEncoder {
   std::set<std::size_t> lengths_;                         // of words_, in bytes
   std::string first_bytes_;                               // of words_, each once
   std::map<std::string, std::size_t, std::less<>> cuts_;  // found so far
+  std::map<TokenId, bool> swallows_;                      // likewise
 };
 
 }  // namespace carousel

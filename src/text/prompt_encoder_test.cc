@@ -57,6 +57,37 @@ TEST(PromptEncoder, SpacesAtTheEndOfAMarkBelongToTheNextWord) {
   EXPECT_THAT(prompt, ElementsAre('U', ':', 258, ' ', '\n'));
 }
 
+// White space after "<|user|>" is none of the text, as in Phi-3's tokenizer.
+class SwallowingTokenizer : public FakeTokenizer {
+ public:
+  SwallowingTokenizer()
+      : FakeTokenizer({}, FakeTokenizer::Partial::kRaw, true, {"<|end|>", "<|user|>"}) {}
+  std::vector<TokenId> Encode(std::string_view text, const EncodeOptions& options) const override {
+    std::string left;
+    for (; !text.empty(); text.remove_prefix(1)) {
+      if (!left.ends_with("<|user|>") || (text[0] != ' ' && text[0] != '\n')) left += text[0];
+    }
+    return FakeTokenizer::Encode(left, options);
+  }
+};
+
+TEST(PromptEncoder, WhiteSpaceThatAMarkSwallowsIsSwallowedInTheNextPartToo) {
+  const SwallowingTokenizer tokenizer;
+  PromptEncoder encoder(tokenizer);
+  for (const char* content : {" \n hi \n", "hi", " \n ", "\u3000hi", ""}) {
+    const PromptParts parts = {{.text = "<|user|>\n ", .is_mark = true},
+                               {.text = content},
+                               {.text = "<|end|>\n", .is_mark = true}};
+    std::string whole;
+    for (const PromptPart& part : parts) whole += part.text == "\u3000hi" ? "hi" : part.text;
+    EXPECT_EQ(encoder.Encode(parts), tokenizer.Encode(whole, {.add_special_tokens = false}))
+        << content;
+  }
+  // After a mark that swallows nothing, all is kept.
+  EXPECT_THAT(encoder.Encode({{.text = "<|end|>", .is_mark = true}, {.text = "\nhi"}}),
+              ElementsAre(Control(tokenizer, "<|end|>"), '\n', 'h', 'i'));
+}
+
 TEST(PromptEncoder, FindsControlWords) {
   const FakeTokenizer tokenizer = ChatTokenizer();
   const PromptEncoder encoder(tokenizer);
