@@ -91,7 +91,7 @@ class Metadata(import_case.ImportCase):
             self.assertIsNone(self.outcome(sound, tensors, build=True))
             odd = odd_values(len(sound["tokenizer.ggml.tokens"]))
             cases = [(key, value) for key in sound for value in odd]
-            for key, value in generator.sample(cases, 300):
+            for key, value in generator.sample(cases, 200):
                 changed = sound | {key: value}
                 if generator.random() < 0.2:
                     changed[generator.choice(list(sound))] = generator.choice(odd)
@@ -103,7 +103,7 @@ class Metadata(import_case.ImportCase):
                         self.assertIn("tiny.gguf: ", refusal)
                         self.assertTrue(refusal.isprintable(), refusal)
                         self.assertLess(len(refusal), 600)
-        self.assertGreater(min(outcomes.values()), 100, outcomes)
+        self.assertGreater(min(outcomes.values()), 60, outcomes)
 
     def test_files_of_other_kinds(self):
         for changes, words in (
