@@ -45,14 +45,17 @@ struct ModelSpec {
   std::vector<AttentionLayerSpec> layers;
 };
 
-// One step's input: `token_ids.size()` consecutive tokens of one sequence.
+// One step's input: `token_ids.size()` consecutive tokens of one sequence. A model may run more
+// rows than these, for a runtime that is better off with few different sizes; it shows the
+// attention these alone and returns logits of the wanted ones alone.
 struct ForwardInput {
   std::span<const TokenId> token_ids;          // [tokens]
   std::span<const std::int64_t> position_ids;  // [tokens], written positions
   std::span<const std::int64_t> logit_rows;    // which tokens' logits are wanted, ascending
 };
 
-// The engine's attention, called by the model once per layer and step, layers in ascending order.
+// The engine's attention, called by the model once per layer and step, layers in ascending order,
+// with the step's tokens. The engine CHECKs layers and tokens.
 class AttentionCallback {
  public:
   virtual ~AttentionCallback() = default;

@@ -23,10 +23,10 @@ namespace {
 class TimedAttention final : public AttentionCallback {
  public:
   TimedAttention(SequenceCache* cache, double* seconds) : cache_(cache), seconds_(seconds) {}
-  void Attend(std::int64_t layer, std::int64_t /*tokens*/, const float* q, const float* k,
+  void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
               const float* v, float* out) override {
     const auto begin = Clock::now();
-    cache_->Attend(layer, q, k, v, out);
+    cache_->Attend(layer, tokens, q, k, v, out);
     *seconds_ += SecondsSince(begin);
   }
 

@@ -189,7 +189,7 @@ class FedCache {
       const auto k = Random(tokens * 3 * 16);
       const auto v = Random(tokens * 3 * 16);
       std::vector<float> out(static_cast<std::size_t>(tokens * 6 * 16));
-      cache_.Attend(layer, q.data(), k.data(), v.data(), out.data());
+      cache_.Attend(layer, tokens, q.data(), k.data(), v.data(), out.data());
     }
   }
 

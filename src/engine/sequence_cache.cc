@@ -413,8 +413,12 @@ void SequenceCache::RunTasks(std::int64_t first_group, std::int64_t groups) {
   recall_->ShareMass(step);
 }
 
-void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, const float* v,
-                           float* out) {
+void SequenceCache::Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
+                           const float* v, float* out) {
+  // A model that is an embedder's own can be wrong in both.
+  CAROUSEL_CHECK_GE(layer, 0);
+  CAROUSEL_CHECK_LT(layer, std::ssize(layers_));
+  CAROUSEL_CHECK_EQ(tokens, plan_.tokens);
   const std::int64_t first = first_group_[static_cast<std::size_t>(layer)];
   const std::int64_t last = first_group_[static_cast<std::size_t>(layer) + 1];
   tasks_.clear();
@@ -428,11 +432,11 @@ void SequenceCache::Attend(std::int64_t layer, const float* q, const float* k, c
   token_mass_.resize(plan_.counted_queries > 0 ? mass_tokens : 0);
   std::span<float> mass = token_mass_;
   for (AttentionTask& task : tasks_) {
-    const std::size_t tokens =
+    const std::size_t columns =
         mass.empty() ? 0
                      : task.input.blocks.size() * static_cast<std::size_t>(task.input.block_size);
-    task.output.token_mass = mass.first(tokens);
-    mass = mass.subspan(tokens);
+    task.output.token_mass = mass.first(columns);
+    mass = mass.subspan(columns);
   }
   RunTasks(first, last - first);
   for (std::int64_t group = first; group < last && !gathered_.empty(); ++group) {

@@ -67,8 +67,9 @@ class SequenceCache {
   // stays evicted.
   const StepPlan& Plan(const StepRequest& request);
   // One layer of the planned step: writes keys and values to the blocks, attends, notes the mass.
-  // Shapes as in AttentionCallback::Attend.
-  void Attend(std::int64_t layer, const float* q, const float* k, const float* v, float* out);
+  // Shapes as in AttentionCallback::Attend; `tokens` are the plan's.
+  void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
+              const float* v, float* out);
   // Gives every block back.
   void Clear();
 

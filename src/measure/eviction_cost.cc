@@ -38,7 +38,9 @@ class FullCache {
     const float* q = load_.q.data();
     const float* k = load_.k.data() + first * layer.kv_heads * layer.key_dim;
     const float* v = load_.v.data() + first * layer.kv_heads * layer.value_dim;
-    for (std::int64_t i = 0; i < layers(); ++i) cache_.Attend(i, q, k, v, out_.data());
+    for (std::int64_t i = 0; i < layers(); ++i) {
+      cache_.Attend(i, load_.shape.block_size, q, k, v, out_.data());
+    }
     return seconds;
   }
 

@@ -45,9 +45,9 @@ std::vector<TokenId> Tokens(std::int64_t count, std::int64_t vocabulary) {
 class CacheAttention : public AttentionCallback {
  public:
   explicit CacheAttention(SequenceCache* cache) : cache_(cache) {}
-  void Attend(std::int64_t layer, std::int64_t /*tokens*/, const float* q, const float* k,
+  void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
               const float* v, float* out) override {
-    cache_->Attend(layer, q, k, v, out);
+    cache_->Attend(layer, tokens, q, k, v, out);
   }
 
  private:
