@@ -20,20 +20,21 @@ const float* AsFloat(const ov::Tensor& tensor, std::vector<float>& scratch) {
   return scratch.data();
 }
 
-void FillWithZeros(ov::Tensor& tensor) {
+// Zeros in all rows from `first` on.
+void ClearRows(ov::Tensor& tensor, std::size_t first) {
   char* bytes = static_cast<char*>(tensor.data());
-  std::fill(bytes, bytes + tensor.get_byte_size(), char{0});
+  const std::size_t row_bytes = tensor.get_byte_size() / tensor.get_shape()[0];
+  std::fill(bytes + first * row_bytes, bytes + tensor.get_byte_size(), char{0});
 }
 
-void Attend(AttentionCallback& callback, std::int64_t layer, const ov::TensorVector& inputs,
-            ov::Tensor& output) {
+void Attend(AttentionCallback& callback, std::int64_t layer, std::int64_t tokens,
+            const ov::TensorVector& inputs, ov::Tensor& output) {
   std::vector<float> q_scratch;
   std::vector<float> k_scratch;
   std::vector<float> v_scratch;
   const float* q = AsFloat(inputs[0], q_scratch);
   const float* k = AsFloat(inputs[1], k_scratch);
   const float* v = AsFloat(inputs[2], v_scratch);
-  const auto tokens = static_cast<std::int64_t>(inputs[0].get_shape()[0]);
   if (output.get_element_type() == ov::element::f32) {
     callback.Attend(layer, tokens, q, k, v, output.data<float>());
     return;
@@ -70,18 +71,23 @@ bool AttentionOp::visit_attributes(ov::AttributeVisitor& visitor) {
 
 bool AttentionOp::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
   AttentionSlot& slot = *attributes_.slot;
-  const std::size_t tokens = inputs[0].get_shape()[0];
-  outputs[0].set_shape({tokens, static_cast<std::size_t>(attributes_.output_width)});
-  if (tokens == 0) return true;
+  const std::size_t rows = inputs[0].get_shape()[0];
+  CAROUSEL_CHECK_EQ(inputs[1].get_shape()[0], rows);
+  CAROUSEL_CHECK_EQ(inputs[2].get_shape()[0], rows);
+  outputs[0].set_shape({rows, static_cast<std::size_t>(attributes_.output_width)});
+  if (rows == 0) return true;
   if (slot.callback == nullptr || slot.failure) {
-    FillWithZeros(outputs[0]);
+    ClearRows(outputs[0], 0);
     return true;
   }
+  CAROUSEL_CHECK_GT(slot.tokens, 0);
+  CAROUSEL_CHECK_LE(slot.tokens, static_cast<std::int64_t>(rows));
   try {
-    Attend(*slot.callback, attributes_.layer, inputs, outputs[0]);
+    Attend(*slot.callback, attributes_.layer, slot.tokens, inputs, outputs[0]);
+    ClearRows(outputs[0], static_cast<std::size_t>(slot.tokens));
   } catch (...) {
     slot.failure = std::current_exception();
-    FillWithZeros(outputs[0]);
+    ClearRows(outputs[0], 0);
   }
   return true;
 }

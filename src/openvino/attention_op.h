@@ -18,13 +18,15 @@ namespace carousel {
 // remaining layers do nothing.
 struct AttentionSlot {
   AttentionCallback* callback = nullptr;
+  std::int64_t tokens = 0;  // of the step; the graph's rows after them are padding
   std::exception_ptr failure;
 };
 
 // Inputs q [T, H * key_dim], k [T, Hkv * key_dim], v [T, Hkv * value_dim]; output [T,
-// output_width], where output_width is H * value_dim. f32, or bf16 where the plugin was asked for
-// that (converted on both sides). OpenVINO runs it through evaluate(), on the inference's own
-// threads and on the plugin's own memory.
+// output_width], where output_width is H * value_dim. The callback is shown the first
+// slot->tokens rows of T; what comes out of the others is zero. f32, or bf16 where the plugin was
+// asked for that (converted on both sides). OpenVINO runs it through evaluate(), on the inference's
+// own threads and on the plugin's own memory.
 class AttentionOp : public ov::op::Op {
  public:
   OPENVINO_OP("Attention", "carousel")

@@ -16,6 +16,7 @@
 #include "openvino/graph_rewrite.h"
 #include "openvino/model_files.h"
 #include "openvino/one_token_branch.h"
+#include "openvino/row_buckets.h"
 
 namespace carousel {
 namespace {
@@ -23,8 +24,10 @@ namespace {
 // Makes the slot's callback the running one for as long as this lives.
 class CallbackScope {
  public:
-  CallbackScope(AttentionSlot& slot, AttentionCallback& callback) : slot_(slot) {
+  CallbackScope(AttentionSlot& slot, AttentionCallback& callback, std::size_t tokens)
+      : slot_(slot) {
     slot_.callback = &callback;
+    slot_.tokens = static_cast<std::int64_t>(tokens);
     slot_.failure = nullptr;
   }
   ~CallbackScope() { slot_.callback = nullptr; }
@@ -35,7 +38,8 @@ class CallbackScope {
   AttentionSlot& slot_;
 };
 
-// An input that grows with the step and keeps its memory when the step shrinks.
+// An input that grows with the step and keeps its memory when the step shrinks. It is padded with
+// its last value to one of the row counts of row_buckets.h.
 class GrowingInput {
  public:
   GrowingInput(ov::InferRequest& request, const char* name)
@@ -43,8 +47,11 @@ class GrowingInput {
 
   template <typename T>
   void Set(std::span<const T> values) {
-    tensor_.set_shape({values.size()});
-    std::copy(values.begin(), values.end(), tensor_.data<std::int64_t>());
+    const std::size_t rows = PaddedRows(values.size());
+    tensor_.set_shape({rows});
+    std::int64_t* data = tensor_.data<std::int64_t>();
+    std::copy(values.begin(), values.end(), data);
+    if (!values.empty()) std::fill(data + values.size(), data + rows, std::int64_t{values.back()});
     request_->set_tensor(name_, tensor_);
   }
 
@@ -77,7 +84,7 @@ class OpenVinoModel final : public Model {
 
   std::span<const float> Forward(const ForwardInput& input, AttentionCallback& attention) override {
     Check(input);
-    const CallbackScope scope(*slot_, attention);
+    const CallbackScope scope(*slot_, attention, input.token_ids.size());
     try {
       SetInputs(input);
       request_.infer();
@@ -89,16 +96,16 @@ class OpenVinoModel final : public Model {
       }
     }
     if (slot_->failure) std::rethrow_exception(std::exchange(slot_->failure, nullptr));
-    const ov::Tensor logits = request_.get_output_tensor(0);  // [rows, 1, vocabulary]
-    const std::size_t count =
-        input.logit_rows.size() * static_cast<std::size_t>(spec_.vocabulary_size);
-    if (logits.get_size() != count) {
+    const ov::Tensor logits = request_.get_output_tensor(0);  // [padded rows, 1, vocabulary]
+    const auto vocabulary = static_cast<std::size_t>(spec_.vocabulary_size);
+    const std::size_t wanted = input.logit_rows.size();
+    if (logits.get_size() != PaddedRows(wanted) * vocabulary) {
       throw Error(ErrorCode::kModel, "model",
                   fmt::format("a step gave {} logits and not {}; its graph is damaged",
-                              logits.get_size(), count));
+                              logits.get_size(), PaddedRows(wanted) * vocabulary));
     }
-    if (count == 0) return {};
-    return {logits.data<const float>(), count};
+    if (wanted == 0) return {};
+    return {logits.data<const float>(), wanted * vocabulary};
   }
 
  private:

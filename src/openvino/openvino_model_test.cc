@@ -22,6 +22,7 @@
 #include "models/plain_model.h"
 #include "models/temporary_directory.h"
 #include "models/tiny_decoder.h"
+#include "openvino/row_buckets.h"
 
 namespace carousel {
 namespace {
@@ -236,7 +237,7 @@ TEST(OpenVinoModelForwardTest, RowsAreThoseOfAll) {
   const std::span<const float> all = StepAll(*model, attention, tokens, 0);
   const std::vector<float> want(all.begin(), all.end());
   for (const std::vector<std::int64_t>& rows : std::vector<std::vector<std::int64_t>>{
-           {19}, {0}, {3, 4, 17}, {}, {0, 19}, Counting(0, 20), {7}}) {
+           {19}, {0}, {3, 4, 17}, {}, {0, 19}, Counting(0, 20), {7}, Counting(2, 7)}) {
     attention.Forget();
     const std::span<const float> got = model->Forward({tokens, positions, rows}, attention);
     ASSERT_EQ(got.size(), rows.size() * 97);
@@ -244,6 +245,41 @@ TEST(OpenVinoModelForwardTest, RowsAreThoseOfAll) {
       const auto row = std::span(want).subspan(static_cast<std::size_t>(rows[i]) * 97, 97);
       EXPECT_THAT(got.subspan(i * 97, 97), Pointwise(FloatNear(1e-5F), row));
     }
+  }
+}
+
+// Shows another attention only how many tokens there are.
+class TokenCounter : public AttentionCallback {
+ public:
+  explicit TokenCounter(AttentionCallback* inner) : inner_(inner) {}
+  void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
+              const float* v, float* out) override {
+    counts.push_back(tokens);
+    inner_->Attend(layer, tokens, q, k, v, out);
+  }
+  std::vector<std::int64_t> counts;
+
+ private:
+  AttentionCallback* inner_;
+};
+
+TEST(OpenVinoModelForwardTest, PaddingIsNeitherAttendedToNorReturned) {
+  LoadedModel model({});
+  DenseAttention attention(model->spec());
+  const auto tokens = RandomTokens(84, 97);
+  for (const std::int64_t count : {2, 7, 13, 33, 41, 57, 81}) {
+    const auto bucket = static_cast<std::int64_t>(PaddedRows(static_cast<std::size_t>(count)));
+    attention.Forget();
+    const std::span<const float> full =
+        StepAll(*model, attention, std::span(tokens).first(static_cast<std::size_t>(bucket)), 0);
+    const std::vector<float> want(full.begin(), full.begin() + count * 97);
+    attention.Forget();
+    TokenCounter counter(&attention);
+    const std::span<const float> got =
+        StepAll(*model, counter, std::span(tokens).first(static_cast<std::size_t>(count)), 0);
+    EXPECT_THAT(counter.counts, ElementsAre(count, count));
+    // The runtime ran as many rows in both, and a row knows of earlier tokens only: bit for bit.
+    EXPECT_THAT(got, ::testing::ElementsAreArray(want)) << count;
   }
 }
 
