@@ -37,7 +37,9 @@ struct SamplingParams {
       0;  // how many of the likeliest tokens to report with each new token; at most 20
 };
 
-// Throws carousel::Error that names the field, the value and the limit.
+// The filters apply in this order: penalties, temperature, top_k, top_p (of what the k likeliest
+// words have together), min_p. Throws carousel::Error that names the field, the value and the
+// limit.
 void Validate(const SamplingParams& params);
 
 // Tokens [begin, end).
@@ -81,7 +83,8 @@ struct TokenLogprob {
 struct SampledToken {
   TokenId token = 0;
   float logprob = 0.0F;
-  std::vector<TokenLogprob> top;  // params.logprobs entries, likeliest first
+  // params.logprobs entries, likeliest first; fewer where fewer words are possible.
+  std::vector<TokenLogprob> top;
 };
 
 struct StepResult {
@@ -158,7 +161,8 @@ class Engine {
   virtual void Submit(Request request) = 0;
   virtual bool HasWork() const = 0;
   // One forward pass: a chunk of the prompt, or one token of the answer. When Error is thrown (out
-  // of memory, the runtime failed) the sequence must be Reset before it is used again.
+  // of memory, the runtime failed, the model's logits are NaN or infinite) the sequence must be
+  // Reset before it is used again.
   virtual StepResult Step() = 0;
   // Ends the running request at the next step, with kCancelled. Prompt tokens not yet read are
   // dropped.

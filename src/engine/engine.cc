@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -45,6 +47,21 @@ void RequireTokens(std::string_view field, std::span<const TokenId> tokens,
                       token, vocabulary));
     }
   }
+}
+
+// `logits`, of the next word after `tokens` tokens of the sequence, give no distribution.
+[[noreturn]] void FailLogits(std::span<const float> logits, std::int64_t tokens) {
+  const auto bad = std::find_if(logits.begin(), logits.end(), [](float logit) {
+    return !(logit < std::numeric_limits<float>::infinity());  // true for NaN
+  });
+  const std::string what = bad == logits.end()
+                               ? "every logit is -infinity"
+                               : fmt::format("the logit of word {} is {}", bad - logits.begin(),
+                                             std::isnan(*bad) ? "NaN" : "infinite");
+  throw Error(ErrorCode::kModel, "model",
+              fmt::format("after {} tokens of the sequence {}, so there is no next word; compute "
+                          "in float32 (--precision f32), or import the model again",
+                          tokens, what));
 }
 
 // The running request and what it has left to do.
@@ -89,7 +106,7 @@ class EngineImpl final : public Engine {
   }
   std::span<const float> Forward(std::int64_t tokens, StepResult* result);
   void Score(std::span<const TokenId> tokens, std::span<const float> logits, StepResult* result);
-  void Sample(std::span<const float> logits, StepResult* result);
+  void Sample(std::span<const float> row, StepResult* result);
   void Finish(FinishReason reason, StepResult* result);
 
   std::unique_ptr<Model> model_;
@@ -98,6 +115,7 @@ class EngineImpl final : public Engine {
   std::optional<RunningRequest> running_;
   std::optional<TokenId> unread_;       // sampled, not yet given to the model
   std::vector<float> previous_logits_;  // of the last token read, while prompts are scored
+  LogitsSummary summary_;               // of the last step's last row
   std::atomic<bool> cancelled_ = false;
   bool broken_ = false;  // a step failed half-way
   EngineMetrics metrics_;
@@ -138,7 +156,7 @@ void EngineImpl::Submit(Request request) {
 
 // The request's sampler, which has seen of the prompt what counts as repetition.
 Sampler EngineImpl::MakeSampler(const Request& request) const {
-  Sampler sampler(request.sampling, model_->spec().vocabulary_size);
+  Sampler sampler(request.sampling);
   for (const TokenId token : model_->spec().end_tokens) sampler.Exempt(token);
   for (const TokenId token : request.stop_tokens) sampler.Exempt(token);
   if (!request.penalise_prompt) return sampler;
@@ -210,6 +228,8 @@ std::span<const float> EngineImpl::Forward(std::int64_t tokens, StepResult* resu
 void EngineImpl::Score(std::span<const TokenId> tokens, std::span<const float> logits,
                        StepResult* result) {
   const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
+  const std::int64_t tokens_before =
+      cache_.tables().logical_length().value - static_cast<std::int64_t>(tokens.size());
   const auto row_before = [&](std::size_t i) {
     return i == 0 ? std::span<const float>(previous_logits_)
                   : logits.subspan((i - 1) * vocabulary, vocabulary);
@@ -222,18 +242,26 @@ void EngineImpl::Score(std::span<const TokenId> tokens, std::span<const float> l
     result->negative_log_likelihood[static_cast<std::size_t>(index)] =
         LogSumExp(row) - static_cast<double>(row[static_cast<std::size_t>(tokens[i])]);
   });
+  const auto bad =
+      std::find_if(result->negative_log_likelihood.begin(), result->negative_log_likelihood.end(),
+                   [](double nats) { return std::isnan(nats); });
+  if (bad != result->negative_log_likelihood.end()) {
+    const std::size_t i =
+        first + static_cast<std::size_t>(bad - result->negative_log_likelihood.begin());
+    FailLogits(row_before(i), tokens_before + static_cast<std::int64_t>(i));
+  }
   const auto last = logits.subspan((tokens.size() - 1) * vocabulary, vocabulary);
   previous_logits_.assign(last.begin(), last.end());
 }
 
-void EngineImpl::Sample(std::span<const float> logits, StepResult* result) {
+// `row` is what summary_ is of.
+void EngineImpl::Sample(std::span<const float> row, StepResult* result) {
   RunningRequest& running = *running_;
-  const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
-  const std::span<const float> row = logits.last(vocabulary);
   const auto& forced = running.request.forced_answer;
   result->sampled = running.sampler->Sample(
-      row, forced.empty() ? std::nullopt
-                          : std::optional(forced[static_cast<std::size_t>(running.generated)]));
+      row, summary_,
+      forced.empty() ? std::nullopt
+                     : std::optional(forced[static_cast<std::size_t>(running.generated)]));
   if (running.request.keep_logits) result->logits.assign(row.begin(), row.end());
   ++running.generated;
   const TokenId token = result->sampled->token;
@@ -275,10 +303,15 @@ StepResult EngineImpl::Step() {
   }
   broken_ = true;  // until the step is through
   const std::span<const float> logits = Forward(Schedule(), &result);
+  // The last row tells of the whole step, as every token attends to those before it: what is not a
+  // number ends here, before evictions are chosen by it.
+  const auto last_row = logits.last(static_cast<std::size_t>(model_->spec().vocabulary_size));
+  Summarise(last_row, &summary_);
+  if (!summary_.usable()) FailLogits(last_row, cache_.tables().logical_length().value);
   if (PromptLeft() == 0) {
     if (running_->request.max_new_tokens > 0) {
       previous_logits_.clear();
-      Sample(logits, &result);
+      Sample(last_row, &result);
     } else {
       Finish(FinishReason::kLength, &result);
     }

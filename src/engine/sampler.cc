@@ -5,14 +5,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
+#include <limits>
+#include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "carousel/error.h"
-#include "engine/logits.h"
 
 namespace carousel {
 namespace {
+
+constexpr float kLowest = std::numeric_limits<float>::lowest();
 
 void CheckNumber(std::string_view field, double value, double least, double most) {
   if (!(value >= least && value <= most)) {  // false for NaN
@@ -20,11 +23,6 @@ void CheckNumber(std::string_view field, double value, double least, double most
         ErrorCode::kInvalidArgument, field,
         fmt::format("{} is outside [{}, {}]; use a number between them", value, least, most));
   }
-}
-
-// Likelier first; of equals the smaller id, so that order never depends on the sort.
-bool Likelier(float logit_a, TokenId a, float logit_b, TokenId b) {
-  return logit_a != logit_b ? logit_a > logit_b : a < b;
 }
 
 }  // namespace
@@ -45,118 +43,162 @@ void Validate(const SamplingParams& params) {
   CheckNumber("logprobs", static_cast<double>(params.logprobs), 0.0, 20.0);
 }
 
-Sampler::Sampler(const SamplingParams& params, std::int64_t vocabulary_size)
-    : params_(params),
-      generator_(params.seed),
-      adjusted_(static_cast<std::size_t>(vocabulary_size)) {}
-
-void Sampler::See(TokenId token) {
-  if (params_.repetition_penalty == 1.0 || exempt_.contains(token)) return;
-  window_.push_back(token);
-  ++window_counts_[token];
-  if (static_cast<std::int64_t>(window_.size()) > params_.penalty_window) {
-    const auto oldest = window_counts_.find(window_.front());
-    if (--oldest->second == 0) window_counts_.erase(oldest);
-    window_.pop_front();
-  }
-}
+Sampler::Sampler(const SamplingParams& params)
+    : params_(params), generator_(params.seed), penalties_(params) {}
 
 double Sampler::Uniform() { return static_cast<double>(generator_() >> 11) * 0x1.0p-53; }
 
-void Sampler::ApplyPenalties(std::span<float> logits) const {
-  const auto repetition = static_cast<float>(params_.repetition_penalty);
-  for (const auto& [token, count] : window_counts_) {
-    float& logit = logits[static_cast<std::size_t>(token)];
-    logit = logit > 0.0F ? logit / repetition : logit * repetition;
-  }
-  if (params_.presence_penalty == 0.0 && params_.frequency_penalty == 0.0) return;
-  for (const auto& [token, count] : generated_) {
-    logits[static_cast<std::size_t>(token)] -= static_cast<float>(
-        params_.presence_penalty + params_.frequency_penalty * static_cast<double>(count));
-  }
+// A word's probability relative to the likeliest word's.
+double Sampler::WeightOf(RankedWord word, float largest) const {
+  return std::exp((static_cast<double>(word.logit()) - static_cast<double>(largest)) /
+                  params_.temperature);
 }
 
-TokenId Sampler::Draw(std::span<const float> logits) {
-  if (params_.temperature == 0.0) return ArgMax(logits);
-  candidates_.clear();
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    candidates_.push_back({logits[i], static_cast<TokenId>(i)});
+bool Sampler::HasTopK(const AdjustedLogits& logits) const {
+  return params_.top_k > 0 && std::cmp_less(params_.top_k, logits.size());
+}
+
+// No word below it is asked for: where min-p drops those and top-p does not count k words with
+// them, it is a little less than largest + temperature ln min_p.
+float Sampler::LeastLogit(const AdjustedLogits& logits) const {
+  if (params_.min_p == 0.0 || (HasTopK(logits) && params_.top_p < 1.0)) return kLowest;
+  const double least = static_cast<double>(logits.largest()) +
+                       params_.temperature * (std::log(params_.min_p) - 1e-6);
+  if (least <= static_cast<double>(kLowest)) return kLowest;
+  return std::nextafter(static_cast<float>(least), kLowest);
+}
+
+// 0: there are no more words that can be drawn.
+double Sampler::WeightAt(std::size_t rank, float largest) {
+  while (weights_.size() <= rank) {
+    const std::size_t next = weights_.size();
+    weights_.push_back(words_.Has(next) ? WeightOf(words_[next], largest) : 0.0);
   }
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return Likelier(a.logit, a.token, b.logit, b.token);
-  };
-  if (params_.top_k > 0 && static_cast<std::size_t>(params_.top_k) < candidates_.size()) {
-    std::partial_sort(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(),
-                      likelier);
-    candidates_.resize(static_cast<std::size_t>(params_.top_k));
-  } else {
-    std::sort(candidates_.begin(), candidates_.end(), likelier);
+  return weights_[rank];
+}
+
+// What the words that top-p looks at weigh together: of the whole vocabulary within bounds, from a
+// sum in single precision of what has not been taken from the row, and exactly once the bounds
+// leave something open.
+class Sampler::TotalWeight {
+ public:
+  explicit TotalWeight(double exact) : least_(exact), most_(exact) {}
+  TotalWeight(const Sampler& sampler, const AdjustedLogits& logits)
+      : sampler_(&sampler), logits_(&logits) {
+    const double taken = WeightOfTaken();
+    const double rest =
+        logits.SumBelow(sampler.words_.taken_down_to(), sampler.params_.temperature);
+    const double error = kSumExpError * rest + kErrorOfLightWords;
+    least_ = taken + rest - error;
+    most_ = taken + rest + error;
   }
 
-  // Probabilities relative to the largest, then cut by top-p and min-p.
-  std::vector<double> weights(candidates_.size());
-  double total = 0.0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = std::exp(
-        (static_cast<double>(candidates_[i].logit) - static_cast<double>(candidates_[0].logit)) /
-        params_.temperature);
-    total += weights[i];
+  // Negative, 0 or positive as `weight` is less than, equal to or more than `share` of the total.
+  double Compare(double weight, double share) {
+    if (weight > share * most_) return 1.0;
+    if (weight < share * least_) return -1.0;
+    if (least_ < most_) {
+      least_ = most_ = WeightOfTaken() + logits_->ExactSumBelow(sampler_->words_.taken_down_to(),
+                                                                sampler_->params_.temperature);
+    }
+    return weight - share * most_;
   }
-  std::size_t kept = weights.size();
-  if (params_.top_p < 1.0) {
+
+ private:
+  // Of a million words, each too light for a relative error.
+  static constexpr double kErrorOfLightWords = 1e-12;
+
+  double WeightOfTaken() const {
     double sum = 0.0;
-    for (kept = 0; kept < weights.size() && sum < params_.top_p * total; ++kept)
-      sum += weights[kept];
-    kept = std::max<std::size_t>(kept, 1);
+    for (const RankedWord word : sampler_->words_.taken())
+      sum += sampler_->WeightOf(word, logits_->largest());
+    return sum;
   }
-  while (kept > 1 && weights[kept - 1] < params_.min_p) --kept;  // weights[0] is 1
 
+  const Sampler* sampler_ = nullptr;
+  const AdjustedLogits* logits_ = nullptr;
+  double least_ = 0.0;
+  double most_ = 0.0;
+};
+
+// Without a filter all words are kept, and nobody needs to look at most of them.
+TokenId Sampler::DrawFromAll(const AdjustedLogits& logits) {
+  TotalWeight total(*this, logits);
+  const double u = Uniform();
   double sum = 0.0;
-  for (std::size_t i = 0; i < kept; ++i) sum += weights[i];
+  std::size_t rank = 0;
+  for (; WeightAt(rank, logits.largest()) > 0.0; ++rank) {
+    sum += weights_[rank];
+    if (total.Compare(sum, u) > 0.0) return words_[rank].token();
+  }
+  return words_[rank - 1].token();  // rounding kept the sum below
+}
+
+// How many of the likeliest words the filters keep: at least one.
+std::size_t Sampler::CountKept(const AdjustedLogits& logits) {
+  const float largest = logits.largest();
+  const bool limited = HasTopK(logits);
+  const std::size_t most = limited ? static_cast<std::size_t>(params_.top_k) : logits.size();
+  std::optional<TotalWeight> total;
+  if (params_.top_p < 1.0 && limited) {
+    double sum = 0.0;
+    for (std::size_t rank = 0; rank < most && WeightAt(rank, largest) > 0.0; ++rank)
+      sum += weights_[rank];
+    total.emplace(sum);
+  } else if (params_.top_p < 1.0) {
+    total.emplace(*this, logits);
+  }
+  double sum = WeightAt(0, largest);  // 1
+  std::size_t kept = 1;
+  for (; kept < most; ++kept) {
+    if (total && total->Compare(sum, params_.top_p) >= 0.0) break;
+    const double weight = WeightAt(kept, largest);
+    if (weight == 0.0 || weight < params_.min_p) break;
+    sum += weight;
+  }
+  return kept;
+}
+
+TokenId Sampler::Draw(const AdjustedLogits& logits) {
+  if (params_.temperature == 0.0) return logits.Likeliest();
+  words_.Begin(&logits, params_.temperature, LeastLogit(logits));
+  weights_.clear();
+  if (!HasTopK(logits) && params_.top_p == 1.0 && params_.min_p == 0.0) return DrawFromAll(logits);
+  const std::size_t kept = CountKept(logits);
+  double sum = 0.0;
+  for (std::size_t i = 0; i < kept; ++i) sum += weights_[i];
   double left = Uniform() * sum;
   for (std::size_t i = 0; i + 1 < kept; ++i) {
-    left -= weights[i];
-    if (left < 0.0) return candidates_[i].token;
+    left -= weights_[i];
+    if (left < 0.0) return words_[i].token();
   }
-  return candidates_[kept - 1].token;
+  return words_[kept - 1].token();
 }
 
-SampledToken Sampler::Sample(std::span<const float> logits, std::optional<TokenId> forced) {
-  CAROUSEL_CHECK_EQ(logits.size(), adjusted_.size());
+SampledToken Sampler::Sample(std::span<const float> logits, const LogitsSummary& summary,
+                             std::optional<TokenId> forced) {
+  CAROUSEL_CHECK(summary.usable());
   SampledToken sampled;
-  const bool penalised = !window_counts_.empty() || params_.presence_penalty != 0.0 ||
-                         params_.frequency_penalty != 0.0;
   if (forced) {
     sampled.token = *forced;
-  } else if (penalised) {
-    std::copy(logits.begin(), logits.end(), adjusted_.begin());
-    ApplyPenalties(adjusted_);
-    sampled.token = Draw(adjusted_);
   } else {
-    sampled.token = Draw(logits);
+    penalties_.Adjust(logits, &adjustments_);
+    sampled.token = params_.temperature == 0.0 && adjustments_.empty()
+                        ? summary.likeliest
+                        : Draw(AdjustedLogits(logits, summary, adjustments_));
   }
   See(sampled.token);
-  if (!exempt_.contains(sampled.token)) ++generated_[sampled.token];
+  penalties_.CountGenerated(sampled.token);
 
-  const double normaliser = LogSumExp(logits);
-  const auto logprob = [&](TokenId token) {
-    return static_cast<float>(static_cast<double>(logits[static_cast<std::size_t>(token)]) -
-                              normaliser);
+  const auto logprob = [&](float logit) {
+    return static_cast<float>(static_cast<double>(logit) - summary.log_sum_exp);
   };
-  sampled.logprob = logprob(sampled.token);
+  sampled.logprob = logprob(logits[static_cast<std::size_t>(sampled.token)]);
   if (params_.logprobs > 0) {
-    std::vector<TokenId> order(logits.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<TokenId>(i);
-    const auto count =
-        std::min<std::int64_t>(params_.logprobs, static_cast<std::int64_t>(order.size()));
-    std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](TokenId a, TokenId b) {
-      return Likelier(logits[static_cast<std::size_t>(a)], a, logits[static_cast<std::size_t>(b)],
-                      b);
-    });
-    for (std::int64_t i = 0; i < count; ++i) {
-      sampled.top.push_back(
-          {order[static_cast<std::size_t>(i)], logprob(order[static_cast<std::size_t>(i)])});
-    }
+    const AdjustedLogits unchanged(logits, summary, {});
+    words_.Begin(&unchanged, 1.0, kLowest);
+    for (std::size_t i = 0; std::cmp_less(i, params_.logprobs) && words_.Has(i); ++i)
+      sampled.top.push_back({words_[i].token(), logprob(words_[i].logit())});
   }
   return sampled;
 }
