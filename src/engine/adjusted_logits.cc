@@ -92,29 +92,30 @@ void AdjustedLogits::AppendWords(float at_least, float below,
                });
 }
 
-// A million words of less would not change a sum in double precision.
-bool AdjustedLogits::HasWeight(float logit, double temperature) const {
-  constexpr double kLightest = -50.0;  // natural logarithm
-  return (static_cast<double>(logit) - static_cast<double>(largest_)) / temperature > kLightest;
+double AdjustedLogits::Weight(float logit, double temperature) const {
+  return std::exp((static_cast<double>(logit) - static_cast<double>(largest_)) / temperature);
 }
 
-double AdjustedLogits::SumBelow(float below, double temperature) const {
-  double sum = 0.0;
-  ForEachBlock([this, temperature](float bound) { return HasWeight(bound, temperature); },
-               [&](TokenId /*first*/, std::span<const float> block) {
-                 sum += SumExpBelow(block, largest_, temperature, below);
-               });
-  return sum;
+// The row is summed as it lies. What is replaced is then taken off and its replacement added, which
+// costs no precision, as neither is among the likeliest words here.
+BoundedSum AdjustedLogits::SumBelow(float below, double temperature) const {
+  constexpr double kErrorOfLightWords = 1e-12;  // of a million, each too light for a relative error
+  const double row = SumExpBelow(logits_, largest_, temperature, below);
+  double change = 0.0;
+  for (const Adjustment& adjustment : adjustments_) {
+    const float replaced = logits_[static_cast<std::size_t>(adjustment.token)];
+    if (replaced < below) change -= Weight(replaced, temperature);
+    if (adjustment.logit < below) change += Weight(adjustment.logit, temperature);
+  }
+  return {.sum = row + change, .error = kSumExpError * row + kErrorOfLightWords};
 }
 
 double AdjustedLogits::ExactSumBelow(float below, double temperature) const {
   double sum = 0.0;
-  ForEachBlock([this, temperature](float bound) { return HasWeight(bound, temperature); },
+  ForEachBlock([](float bound) { return bound != -kInfinity; },
                [&](TokenId /*first*/, std::span<const float> block) {
                  for (const float logit : block) {
-                   if (logit < below)
-                     sum += std::exp((static_cast<double>(logit) - static_cast<double>(largest_)) /
-                                     temperature);
+                   if (logit < below) sum += Weight(logit, temperature);
                  }
                });
   return sum;

@@ -19,6 +19,12 @@ struct Adjustment {
   float logit = 0.0F;
 };
 
+// A sum that lies within `error` of `sum`.
+struct BoundedSum {
+  double sum = 0.0;
+  double error = 0.0;
+};
+
 // A word with its logit, in one number, of which the larger is the likelier word's; of words with
 // equal logits it is the smaller token's.
 class RankedWord {
@@ -50,14 +56,13 @@ class AdjustedLogits {
   TokenId Likeliest() const;
   // Appends the words with at_least <= logit < below, by token.
   void AppendWords(float at_least, float below, std::vector<RankedWord>* words) const;
-  // Sum of exp((logit - largest()) / temperature) over the words with logit < below: to
-  // kSumExpError where `below` is not above largest(), and to double precision, at twenty times the
-  // cost.
-  double SumBelow(float below, double temperature) const;
+  // Sum of exp((logit - largest()) / temperature) over the words with logit < below, which is not
+  // above largest(): in single precision, and in double precision at twenty times the cost.
+  BoundedSum SumBelow(float below, double temperature) const;
   double ExactSumBelow(float below, double temperature) const;
 
  private:
-  bool HasWeight(float logit, double temperature) const;
+  double Weight(float logit, double temperature) const;
   // Calls function(first token, logits) for the blocks of which wanted(a bound of their logits).
   template <typename Wanted, typename Function>
   void ForEachBlock(const Wanted& wanted, const Function& function) const;

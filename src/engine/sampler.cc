@@ -86,11 +86,10 @@ class Sampler::TotalWeight {
   TotalWeight(const Sampler& sampler, const AdjustedLogits& logits)
       : sampler_(&sampler), logits_(&logits) {
     const double taken = WeightOfTaken();
-    const double rest =
+    const BoundedSum rest =
         logits.SumBelow(sampler.words_.taken_down_to(), sampler.params_.temperature);
-    const double error = kSumExpError * rest + kErrorOfLightWords;
-    least_ = taken + rest - error;
-    most_ = taken + rest + error;
+    least_ = taken + rest.sum - rest.error;
+    most_ = taken + rest.sum + rest.error;
   }
 
   // Negative, 0 or positive as `weight` is less than, equal to or more than `share` of the total.
@@ -105,9 +104,6 @@ class Sampler::TotalWeight {
   }
 
  private:
-  // Of a million words, each too light for a relative error.
-  static constexpr double kErrorOfLightWords = 1e-12;
-
   double WeightOfTaken() const {
     double sum = 0.0;
     for (const RankedWord word : sampler_->words_.taken())
