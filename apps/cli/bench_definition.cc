@@ -17,7 +17,8 @@ namespace {
 constexpr const char* kBenchFooter = R"(
 Examples:
   carousel bench attention --contexts 512,4096 --kv-types f16,int8
-  carousel bench model --contexts 512,2048 --max-cache-size off,672)";
+  carousel bench model --contexts 512,2048 --max-cache-size off,672
+  carousel bench sampler)";
 
 constexpr const char* kAttentionFooter = R"(
 Decode is one query over a context; prompt is a context's own tokens as queries, each of which sees itself
@@ -45,15 +46,49 @@ Examples:
 
 constexpr const char* kModelFooter = R"(
 Reads a prompt and goes on from it, in each kind of cache in turn; a warm-up round is
-dropped. The prompt's time ends with the first new token; the decode tokens come after it.
+dropped. The prompt's time ends with the first new token; the decode tokens come after it. Ways to sample
+take turns as caches do; what they decode is held against greedy decoding in the same cache and round.
 
 Examples:
   carousel bench model
-  carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 --kv-type-v int8)";
+  carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 --kv-type-v int8
+  carousel bench model --contexts 256 --max-cache-size off --decode-tokens 256 --sampling greedy,chat)";
+
+constexpr const char* kSamplerFooter = R"(
+Chooses tokens from random logits that are spread as a model's are, without a model: the pass over all words
+that finds the largest and their sum is part of it. The ways take turns; a warm-up round is dropped. They are
+  greedy       the likeliest word                     chat         temperature 0.7, top-p 0.95, and
+  penalty      greedy with chat's penalty                          repetition penalty 1.1 over 256 tokens
+  temperature  1                                      top_p        0.95, at temperature 1
+  top_k        40, at temperature 0.8                 min_p        0.05, at temperature 1
+  logprobs     greedy, with the 20 likeliest words
+
+Examples:
+  carousel bench sampler
+  carousel bench sampler --vocabulary 262144 --sampling greedy,chat --json -)";
 
 void AddRoundsFlag(FlagSet* flags, std::int64_t* target) {
   flags->Integer({"--rounds", "N", fmt::format("How often each is timed (default {})", *target)},
                  {1, 1'000'000}, target);
+}
+
+void AddSamplingWaysFlag(FlagSet* flags, std::string_view default_ways,
+                         std::vector<NamedSampling>* target) {
+  std::vector<std::string> names;
+  for (const NamedSampling& way : SamplingWays()) names.emplace_back(way.name);
+  flags->List({"--sampling", "W,...",
+               fmt::format("Ways to choose a token: {} (default {}; carousel bench sampler --help "
+                           "says what they are)",
+                           fmt::join(names, ", "), default_ways)},
+              [names, target](const std::vector<std::string>& words) {
+                target->clear();
+                for (const std::string& word : words) {
+                  RequireOneOf(word, names);
+                  target->push_back(
+                      *std::find_if(SamplingWays().begin(), SamplingWays().end(),
+                                    [&](const NamedSampling& way) { return way.name == word; }));
+                }
+              });
 }
 
 void AddOutputFlags(FlagSet* flags, std::string* json) {
@@ -185,6 +220,7 @@ class BenchModelCommand : public CommandDefinition {
         {"--max-cache-size", "N,...",
          "Most tokens in the cache, in each layer; off: keep every token (default off,672)"},
         [this](const std::vector<std::string>& words) { ReadCacheSizes(words); });
+    AddSamplingWaysFlag(&flags(), "greedy", &target_.sampling);
     AddRoundsFlag(&flags(), &target_.rounds);
     flags().OptionalText({"--token-ids", "FILE",
                           "Prompts are the beginnings of this JSON array of token ids (default: "
@@ -231,17 +267,44 @@ class BenchModelCommand : public CommandDefinition {
   CacheFlags cache_;
 };
 
+class BenchSamplerCommand : public CommandDefinition {
+ public:
+  explicit BenchSamplerCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Work");
+    flags().Integers(
+        {"--vocabulary", "N,...",
+         fmt::format("Words to choose from (default {})", fmt::join(target_.vocabularies, ","))},
+        {1, 1 << 24}, &target_.vocabularies);
+    AddSamplingWaysFlag(&flags(), "all", &target_.sampling);
+    flags().Integer({"--draws", "N", fmt::format("Tokens of a run (default {})", target_.draws)},
+                    {1, 1'000'000}, &target_.draws);
+    AddRoundsFlag(&flags(), &target_.rounds);
+    AddOutputFlags(&flags(), &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    RefuseEmpty(flags(), "--json", target_.json);
+    return {.command = target_, .labels = flags().Labels(), .notes = {}};
+  }
+
+ private:
+  BenchSamplerFlags target_;
+};
+
 }  // namespace
 
 void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinition>>* commands) {
-  CLI::App* bench =
-      AddCommand(program, "bench", "Measure how fast attention and models are here", kBenchFooter);
+  CLI::App* bench = AddCommand(
+      program, "bench", "Measure how fast attention, models and sampling are here", kBenchFooter);
   bench->require_subcommand(0, 1);
   commands->push_back(Define<BenchAttentionCommand>(
       bench, "attention", "Time attention alone, beside OpenVINO's and the machine's own limits",
       kAttentionFooter));
   commands->push_back(Define<BenchModelCommand>(
       bench, "model", "Time prompt and decode of a model in different caches", kModelFooter));
+  commands->push_back(Define<BenchSamplerCommand>(
+      bench, "sampler", "Time the choice of a token in different ways", kSamplerFooter));
 }
 
 }  // namespace carousel

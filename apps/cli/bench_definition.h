@@ -8,7 +8,7 @@
 
 namespace carousel {
 
-// Adds bench attention and bench model to `program`, which must outlive them.
+// Adds bench attention, bench model and bench sampler to `program`, which must outlive them.
 void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinition>>* commands);
 
 }  // namespace carousel

@@ -9,6 +9,7 @@
 
 #include "cli/flags.h"
 #include "measure/our_attention.h"
+#include "measure/sampling_cost.h"
 
 namespace carousel {
 
@@ -35,7 +36,16 @@ struct BenchModelFlags {
   std::int64_t decode_tokens = 64;
   std::optional<std::string> token_ids_file;  // of which each prompt is the beginning; else random
   std::vector<EngineConfig> configs;          // one for each --max-cache-size
+  std::vector<NamedSampling> sampling = {SamplingWays().front()};
   std::int64_t rounds = 5;
+  std::string json;
+};
+
+struct BenchSamplerFlags {
+  std::vector<std::int64_t> vocabularies = {49'152, 262'144};  // words
+  std::vector<NamedSampling> sampling = {SamplingWays().begin(), SamplingWays().end()};
+  std::int64_t draws = 100;  // a run
+  std::int64_t rounds = 21;
   std::string json;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// carousel bench model: prompt and decode of a whole model in caches of different kinds.
+// carousel bench model: prompt and decode of a whole model in caches of different kinds, and with
+// different ways to sample.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -64,13 +65,16 @@ std::vector<TokenId> RandomPrompt(const BenchModelFlags& flags, std::int64_t voc
 // A prompt and what is generated after it, from an empty cache.
 class Generation : public Contender {
  public:
-  Generation(Engine* engine, const std::vector<TokenId>& prompt, std::int64_t decode_tokens)
-      : engine_(engine), prompt_(prompt), decode_tokens_(decode_tokens) {}
+  Generation(Engine* engine, const NamedSampling& sampling, const std::vector<TokenId>& prompt,
+             std::int64_t decode_tokens)
+      : engine_(engine), sampling_(sampling), prompt_(prompt), decode_tokens_(decode_tokens) {}
 
   void Run() override {
     engine_->Reset();
-    engine_->Submit(
-        {.prompt = prompt_, .max_new_tokens = decode_tokens_ + 1, .ignore_end_tokens = true});
+    engine_->Submit({.prompt = prompt_,
+                     .max_new_tokens = decode_tokens_ + 1,
+                     .ignore_end_tokens = true,
+                     .sampling = sampling_.params});
     const auto begin = Clock::now();
     while (!engine_->Step().sampled) continue;
     const auto first_token = Clock::now();
@@ -82,12 +86,21 @@ class Generation : public Contender {
   }
 
   const Engine& engine() const { return *engine_; }
+  const NamedSampling& sampling() const { return sampling_; }
   // Tokens per second, without the warm-up.
   Spread PromptRate() const { return SpreadOf({prompt_rates_.begin() + 1, prompt_rates_.end()}); }
   Spread DecodeRate() const { return SpreadOf({decode_rates_.begin() + 1, decode_rates_.end()}); }
+  // Of this over that, round by round.
+  Spread DecodeRateOver(const Generation& other) const {
+    std::vector<double> ratios;
+    for (std::size_t round = 1; round < decode_rates_.size(); ++round)
+      ratios.push_back(decode_rates_[round] / other.decode_rates_[round]);
+    return SpreadOf(std::move(ratios));
+  }
 
  private:
   Engine* engine_;
+  NamedSampling sampling_;
   const std::vector<TokenId>& prompt_;
   std::int64_t decode_tokens_;
   std::vector<double> prompt_rates_;
@@ -100,7 +113,18 @@ void AddSpread(const std::string& name, const Spread& spread, ordered_json* line
   (*line)[name + "_most"] = spread.most;
 }
 
-ordered_json Line(const Generation& generation, std::int64_t context,
+// The one that decodes greedily in the same cache; null where none does, and for itself.
+const Generation* GreedyBeside(const std::vector<Generation>& generations,
+                               const Generation& generation) {
+  for (const Generation& other : generations) {
+    if (&other.engine() == &generation.engine() && &other != &generation &&
+        other.sampling().name == SamplingWays().front().name)
+      return &other;
+  }
+  return nullptr;
+}
+
+ordered_json Line(const Generation& generation, const Generation* greedy, std::int64_t context,
                   const BenchModelFlags& flags) {
   const Engine& engine = generation.engine();
   const EngineConfig& config = engine.config();
@@ -110,6 +134,7 @@ ordered_json Line(const Generation& generation, std::int64_t context,
                        {"model", engine.model().spec().name},
                        {"context", context},
                        {"decode_tokens", flags.decode_tokens},
+                       {"sampling", generation.sampling().name},
                        {"max_cache_size", nullptr},
                        {"kv_type_k", Name(config.cache.key_type)},
                        {"kv_type_v", Name(config.cache.value_type)},
@@ -122,20 +147,27 @@ ordered_json Line(const Generation& generation, std::int64_t context,
   if (config.eviction) line["max_cache_size"] = config.eviction->max_cache_size;
   AddSpread("prompt_tokens_per_s", generation.PromptRate(), &line);
   AddSpread("decode_tokens_per_s", generation.DecodeRate(), &line);
+  if (greedy != nullptr) AddSpread("decode_over_greedy", generation.DecodeRateOver(*greedy), &line);
   return line;
 }
 
-std::string Row(const Generation& generation, std::int64_t context) {
+std::string OverGreedy(const Spread& ratio) {
+  return fmt::format(", {:.3f} of greedy ({:.3f} to {:.3f})", ratio.median, ratio.least,
+                     ratio.most);
+}
+
+std::string Row(const Generation& generation, const Generation* greedy, std::int64_t context) {
   const EngineConfig& config = generation.engine().config();
   const auto rate = [](const Spread& spread) {
     return fmt::format("{:.1f} ({:.1f} to {:.1f})", spread.median, spread.least, spread.most);
   };
   return fmt::format(
-      "{:>8} {:>9} {:>11} {:>9} {:>26} {:>26}\n", Grouped(context),
+      "{:>8} {:>9} {:>11} {:>9} {:>26} {:>26} {}{}\n", Grouped(context),
       config.eviction ? Grouped(config.eviction->max_cache_size) : "off",
       fmt::format("{}/{}", Name(config.cache.key_type), Name(config.cache.value_type)),
       Grouped(generation.engine().metrics().resident_tokens), rate(generation.PromptRate()),
-      rate(generation.DecodeRate()));
+      rate(generation.DecodeRate()), generation.sampling().name,
+      greedy == nullptr ? "" : OverGreedy(generation.DecodeRateOver(*greedy)));
 }
 
 }  // namespace
@@ -153,15 +185,18 @@ int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* conso
     engines.push_back(backend->CreateEngine(std::make_unique<BorrowedModel>(model.get()), config));
   if (table)
     console->out.Write(fmt::format(
-        "{}; tokens per second, median (least to most)\n{:>8} {:>9} {:>11} {:>9} {:>26} {:>26}\n",
-        model->spec().name, "context", "cache", "K/V", "resident", "prompt", "decode"));
+        "{}; tokens per second, median (least to most)\n"
+        "{:>8} {:>9} {:>11} {:>9} {:>26} {:>26} {}\n",
+        model->spec().name, "context", "cache", "K/V", "resident", "prompt", "decode", "sampling"));
   Progress progress(&console->err);
   std::string lines;
   for (const std::int64_t context : flags.contexts) {
     const std::vector<TokenId> prompt(tokens.begin(), tokens.begin() + context);
     std::vector<Generation> generations;
-    for (const auto& engine : engines)
-      generations.emplace_back(engine.get(), prompt, flags.decode_tokens);
+    for (const auto& engine : engines) {
+      for (const NamedSampling& sampling : flags.sampling)
+        generations.emplace_back(engine.get(), sampling, prompt, flags.decode_tokens);
+    }
     std::vector<Contender*> contenders;
     for (Generation& generation : generations) contenders.push_back(&generation);
     TakeTurns(contenders, {.count = flags.rounds, .enough_seconds = 1e9}, [&](std::int64_t round) {
@@ -170,8 +205,9 @@ int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* conso
     });
     progress.Hide();
     for (const Generation& generation : generations) {
-      if (table) console->out.Write(Row(generation, context));
-      lines += Line(generation, context, flags).dump() + "\n";
+      const Generation* greedy = GreedyBeside(generations, generation);
+      if (table) console->out.Write(Row(generation, greedy, context));
+      lines += Line(generation, greedy, context, flags).dump() + "\n";
     }
   }
   if (table)

@@ -73,10 +73,11 @@ TEST(BenchFlags, ReadsLists) {
 }
 
 TEST(BenchFlags, SayWhatIsWrong) {
-  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model");
-  EXPECT_EQ(Problem({"bench", "memory"}), "memory: unknown after bench; use attention or model");
+  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or sampler");
+  EXPECT_EQ(Problem({"bench", "memory"}),
+            "memory: unknown after bench; use attention or model or sampler");
   EXPECT_EQ(Problem({"bench", "--rounds", "3"}),
-            "--rounds: unknown after bench; use attention or model");
+            "--rounds: unknown after bench; use attention or model or sampler");
   EXPECT_EQ(Problem({"bench", "attention", "--context", "64"}),
             "--context: unknown flag; did you mean --contexts?");
   EXPECT_EQ(Problem({"bench", "attention", "64"}),
@@ -102,6 +103,11 @@ TEST(BenchFlags, SayWhatIsWrong) {
               HasSubstr("--shifts: 17 is more than the 16 blocks"));
   EXPECT_THAT(problem({"--queries", "513", "--contexts", "1024,512"}),
               HasSubstr("--queries: 513 is more than the context of 512"));
+  EXPECT_EQ(Problem({"bench", "model", "--sampling", "greedy,beam"}),
+            "--sampling: \"beam\" is not one of greedy, chat, penalty, temperature, top_p, top_k, "
+            "min_p, logprobs");
+  EXPECT_EQ(Problem({"bench", "sampler", "--vocabulary", "0"}),
+            "--vocabulary: 0 is too small; the least is 1");
   EXPECT_EQ(problem({"--rounds", "0"}), "--rounds: 0 is too small; the least is 1");
   EXPECT_EQ(problem({"--json="}), "--json: is empty; give a name");
   EXPECT_EQ(Problem({"bench", "model", "--max-cache-size", "off,500"}),
@@ -182,6 +188,56 @@ TEST_F(ProgramTest, BenchModelTimesEachCache) {
   }
 }
 
+TEST_F(ProgramTest, BenchModelHoldsSamplingAgainstGreedy) {
+  const ProgramResult result = Run({"bench",
+                                    "model",
+                                    "--contexts",
+                                    "40",
+                                    "--decode-tokens",
+                                    "3",
+                                    "--rounds",
+                                    "3",
+                                    "--max-cache-size",
+                                    "off,128",
+                                    "--start-size",
+                                    "32",
+                                    "--recent-size",
+                                    "32",
+                                    "--chunk",
+                                    "64",
+                                    "--sampling",
+                                    "greedy,chat",
+                                    "--json",
+                                    Path("out.jsonl")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr(" of greedy ("));
+  const std::vector<json> lines = Lines(Get("out.jsonl"));
+  ASSERT_EQ(lines.size(), 4U);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    EXPECT_EQ(lines[i]["sampling"], i % 2 == 0 ? "greedy" : "chat");
+    EXPECT_EQ(lines[i]["max_cache_size"].is_null(), i < 2);
+    EXPECT_EQ(lines[i].contains("decode_over_greedy"), i % 2 == 1);
+  }
+  EXPECT_LE(lines[1]["decode_over_greedy_least"], lines[1]["decode_over_greedy"]);
+}
+
+TEST_F(ProgramTest, BenchSamplerTimesEachWay) {
+  const ProgramResult result = RunExactly({"bench", "sampler", "--vocabulary", "7,2000", "--draws",
+                                           "2", "--rounds", "2", "--json", Path("out.jsonl")});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("2,000 words\n"));
+  const std::vector<json> lines = Lines(Get("out.jsonl"));
+  ASSERT_EQ(lines.size(), 2 * SamplingWays().size());
+  EXPECT_EQ(lines[0]["type"], "sampler");
+  EXPECT_EQ(lines[0]["sampling"], "greedy");
+  EXPECT_EQ(lines[0]["vocabulary_size"], 7);
+  EXPECT_EQ(lines.back()["vocabulary_size"], 2000);
+  for (const json& line : lines) {
+    EXPECT_GT(line["seconds_least"], 0);
+    EXPECT_LE(line["seconds_least"], line["seconds"]);
+  }
+}
+
 TEST_F(ProgramTest, BenchModelTakesTokensFromAFile) {
   const std::string ids = Put("ids.json", "[1, 2, 3, 4, 5, 6, 7, 8]");
   const std::vector<std::string> rest = {"--token-ids",      ids,   "--decode-tokens", "2",
@@ -201,7 +257,7 @@ TEST_F(ProgramTest, BenchModelTakesTokensFromAFile) {
 }
 
 TEST_F(ProgramTest, BenchRefusesAFileBeforeItMeasures) {
-  for (const std::string part : {"attention", "model"}) {
+  for (const std::string part : {"attention", "model", "sampler"}) {
     const ProgramResult missing = RunExactly({"bench", part, "--json", "/no/file"});
     EXPECT_EQ(missing.status, 1);
     EXPECT_EQ(missing.out, "");

@@ -18,7 +18,7 @@ struct PrintText {
 
 struct Invocation {
   std::variant<PrintText, ModelsFlags, InfoFlags, StreamFlags, GenerateFlags, EvaluateFlags,
-               ChatFlags, BenchAttentionFlags, BenchModelFlags>
+               ChatFlags, BenchAttentionFlags, BenchModelFlags, BenchSamplerFlags>
       command;
   // How errors that come up later call the settings.
   FieldLabels labels;

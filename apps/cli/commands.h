@@ -16,6 +16,7 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console);
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console);
 int RunBenchAttention(const BenchAttentionFlags& flags, Backend* backend, Console* console);
 int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* console);
+int RunBenchSampler(const BenchSamplerFlags& flags, Console* console);
 
 // The whole program: parses, runs, and says in one line on standard error what went wrong.
 int RunProgram(const std::vector<std::string>& arguments, const Environment& environment,

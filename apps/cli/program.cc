@@ -30,6 +30,8 @@ int Run(const Invocation& invocation, Backend* backend, Console* console) {
           return RunBenchAttention(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchModelFlags>)
           return RunBenchModel(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, BenchSamplerFlags>)
+          return RunBenchSampler(flags, console);
         if constexpr (std::is_same_v<Flags, PrintText>) {
           console->out.Write(flags.text);
           return 0;

@@ -92,11 +92,14 @@ class ProgramTest : public testing::Test {
                     .err = TextOutput(fileno(err), "standard error")};
     ProgramResult result;
     result.status = RunProgram(
-        arguments, [](const std::string&) -> const char* { return nullptr; }, &backend_, &console);
+        arguments, [](const std::string&) -> const char* { return nullptr; }, backend(), &console);
     result.out = Drain(out);
     result.err = Drain(err);
     return result;
   }
+
+  // What the program runs over.
+  virtual Backend* backend() { return &backend_; }
 
   TinyBackend backend_;
 
