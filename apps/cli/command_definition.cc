@@ -31,6 +31,11 @@ constexpr const char* kStreamFooter = R"(
 Feeds the text as one sequence and reports how well the model predicts each next token: negative
 log-likelihood in nats per token, and perplexity. A segment covers the tokens [begin, end) of the text.
 
+The text is UTF-8. Bytes that are none, as logs have them, do not end it: each bad sequence, and each run of
+NULs, is read as one replacement character (U+FFFD), and the summary counts them. A file whose first 64 KB
+are largely no text (a program, a compressed file, another encoding: more than one character in ten) is refused.
+When an error ends a text half-way, what was read is reported all the same, with finish_reason "error".
+
 Examples:
   carousel stream --text book.txt
   carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512 --json out.jsonl

@@ -3,6 +3,9 @@
 #include "cli/commands.h"
 
 #include <gtest/gtest.h>
+#include <pty.h>
+#include <termios.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -89,15 +92,79 @@ TEST_F(ProgramTest, StreamRefusesWhatItCannotRead) {
   const ProgramResult empty = Run({"stream", "--text", Put("empty", "")});
   EXPECT_EQ(empty.status, 2);
   EXPECT_EQ(empty.err, "carousel: --text: is empty; give some text\n");
-  const ProgramResult invalid = Run({"stream", "--text", Put("invalid", "ab\xFF")});
-  EXPECT_EQ(invalid.status, 2);
-  EXPECT_EQ(invalid.err,
-            "carousel: --text: is not valid UTF-8 (0xff) at byte 2; convert it to UTF-8 first\n");
+  const ProgramResult binary = Run({"stream", "--text", Put("binary", std::string(4096, '\xB5'))});
+  EXPECT_EQ(binary.status, 2);
+  EXPECT_EQ(binary.err,
+            "carousel: --text: is no text in UTF-8: of its first 4096 characters 4096 are none; "
+            "convert it to UTF-8 first, or name another file\n");
   const ProgramResult missing = Run({"stream", "--text", Path("none")});
   EXPECT_EQ(missing.status, 1);
   EXPECT_EQ(missing.err,
             "carousel: --text: cannot open " + Path("none") + ": No such file or directory\n");
   EXPECT_EQ(backend_.models_loaded, 0);  // all of it is known before
+}
+
+TEST_F(ProgramTest, StreamReadsOnPastWhatIsNoText) {
+  const std::string good = LongText().substr(0, 900);
+  const std::string bad = Put("bad", good + "caf\xE9 " + std::string(64, '\0') + good + "\xC3");
+  const ProgramResult result =
+      Run(With({"stream", "--text", bad, "--json", Path("out.jsonl")}, kSmallCache));
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json summary = Lines(Get("out.jsonl")).back();
+  EXPECT_EQ(summary["replaced_sequences"], 3);
+  EXPECT_EQ(summary["finish_reason"], "end");
+  EXPECT_NE(result.out.find("; 3 sequences of bytes that are no UTF-8 replaced\n"),
+            std::string::npos)
+      << result.out;
+  // The same as of the text that has replacement characters already.
+  const std::string u = "\xEF\xBF\xBD";
+  const std::string mended = Put("mended", good + "caf" + u + " " + u + good + u);
+  const ProgramResult expected =
+      Run(With({"stream", "--text", mended, "--json", Path("mended.jsonl")}, kSmallCache));
+  EXPECT_EQ(expected.out.find("replaced"), std::string::npos);
+  const json same = Lines(Get("mended.jsonl")).back();
+  EXPECT_EQ(same["replaced_sequences"], 0);
+  EXPECT_EQ(same["tokens"], summary["tokens"]);
+  EXPECT_EQ(same["nll"], summary["nll"]);
+}
+
+// Standard input is a terminal's other end while this lives; reading it fails once that is closed.
+class InputThatFails {
+ public:
+  explicit InputThatFails(const std::string& text) : saved_(dup(STDIN_FILENO)) {
+    int near_end = -1;
+    int far_end = -1;
+    termios raw{};
+    cfmakeraw(&raw);
+    EXPECT_EQ(openpty(&near_end, &far_end, nullptr, &raw, nullptr), 0);
+    EXPECT_EQ(write(far_end, text.data(), text.size()), std::ssize(text));
+    close(far_end);
+    dup2(near_end, STDIN_FILENO);
+    close(near_end);
+  }
+  ~InputThatFails() {
+    dup2(saved_, STDIN_FILENO);
+    close(saved_);
+  }
+  InputThatFails(const InputThatFails&) = delete;
+  InputThatFails& operator=(const InputThatFails&) = delete;
+
+ private:
+  int saved_;
+};
+
+TEST_F(ProgramTest, AStreamThatAnErrorEndsReportsWhatWasRead) {
+  const InputThatFails input(LongText().substr(0, 1000));
+  const ProgramResult result = Run(With(
+      {"stream", "--text", "-", "--segment", "300", "--json", Path("out.jsonl")}, kSmallCache));
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(result.err, "carousel: --text: cannot read standard input: Input/output error\n");
+  EXPECT_NE(result.out.find("perplexity"), std::string::npos) << result.out;
+  const std::vector<json> lines = Lines(Get("out.jsonl"));
+  ASSERT_EQ(lines.size(), 4U);
+  EXPECT_EQ(lines[3]["finish_reason"], "error");
+  EXPECT_GT(lines[3]["tokens"], 800);
+  EXPECT_EQ(lines[2]["tokens_end"], lines[3]["tokens"]);
 }
 
 TEST_F(ProgramTest, AFailureLeavesTheJsonFileAsItWas) {
@@ -114,6 +181,7 @@ TEST_F(ProgramTest, AFullDeviceEndsTheStreamWithAnError) {
       Run({"stream", "--text", Put("text", LongText()), "--segment", "100", "--json", "/dev/full"});
   EXPECT_EQ(result.status, 1);
   EXPECT_EQ(result.err, "carousel: --json: cannot write /dev/full: No space left on device\n");
+  EXPECT_NE(result.out.find("perplexity"), std::string::npos) << result.out;  // what was read
 }
 
 TEST_F(ProgramTest, GenerateWritesTextAndSummary) {

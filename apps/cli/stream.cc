@@ -36,7 +36,8 @@ class StreamReport {
   void Begin(const Engine& engine);
   void Step(const SegmentMeter& meter, const Engine& engine);
   void Row(const Segment& segment, const Engine& engine);
-  void Summary(const Segment& total, const Engine& engine, std::string_view finish_reason);
+  void Summary(const Segment& total, std::int64_t replaced, const Engine& engine,
+               std::string_view finish_reason);
 
  private:
   Console* console_;
@@ -100,7 +101,14 @@ std::string RoundingOf(const EngineMetrics& metrics) {
                      100.0 * metrics.requantisation_error);
 }
 
-void StreamReport::Summary(const Segment& total, const Engine& engine,
+// What was in the text that is no text.
+std::string ReplacedIn(std::int64_t replaced) {
+  if (replaced == 0) return "";
+  return fmt::format("; {} {} of bytes that are no UTF-8 replaced", Grouped(replaced),
+                     replaced == 1 ? "sequence" : "sequences");
+}
+
+void StreamReport::Summary(const Segment& total, std::int64_t replaced, const Engine& engine,
                            std::string_view finish_reason) {
   const EngineMetrics metrics = engine.metrics();
   progress_.Hide();
@@ -109,12 +117,13 @@ void StreamReport::Summary(const Segment& total, const Engine& engine,
         "{} tokens in {:.1f} s: nll {:.4f}, perplexity {:.2f}, {:.1f} tok/s; at most {} tokens "
         "resident "
         "({} of cache), {} forgotten in {} evictions; rotation {}{}, positions {}; memory {}, at "
-        "most {}\n",
+        "most {}{}\n",
         Grouped(total.tokens()), total.seconds, total.nll(), total.perplexity(),
         total.tokens_per_second(), Grouped(metrics.max_resident_tokens),
         Megabytes(metrics.cache_bytes), Grouped(metrics.evicted_tokens), Grouped(metrics.evictions),
         Name(metrics.rotation), RoundingOf(metrics), Name(metrics.positions),
-        Megabytes(ReadProcessMemory().rss_bytes), Megabytes(ReadProcessMemory().peak_rss_bytes)));
+        Megabytes(ReadProcessMemory().rss_bytes), Megabytes(ReadProcessMemory().peak_rss_bytes),
+        ReplacedIn(replaced)));
   }
   if (!json_) return;
   ordered_json summary{{"type", "summary"},
@@ -124,6 +133,7 @@ void StreamReport::Summary(const Segment& total, const Engine& engine,
                        {"ppl", total.perplexity()},
                        {"tokens_per_s", total.tokens_per_second()},
                        {"seconds", total.seconds},
+                       {"replaced_sequences", replaced},
                        {"finish_reason", finish_reason}};
   AddEngineFigures(engine, &summary);
   json_->Write(summary);
@@ -145,6 +155,8 @@ class StreamReader {
   void Add(std::vector<TokenId> tokens);
   // Reads what is left, unless interrupted, and reports the segment that has begun.
   void Finish();
+  // The same after an error, as far as it allows.
+  void FinishAfterError();
 
   bool is_full() const { return max_tokens_ > 0 && taken_ >= max_tokens_; }
   const SegmentMeter& meter() const { return meter_; }
@@ -175,6 +187,12 @@ void StreamReader::Finish() {
   if (const std::optional<Segment> rest = meter_.unfinished()) report_->Row(*rest, *engine_);
 }
 
+void StreamReader::FinishAfterError() {
+  // A request that failed half-way leaves the engine unable to read on.
+  if (!engine_->HasWork() && !waiting_.empty()) return Finish();
+  if (const std::optional<Segment> rest = meter_.unfinished()) report_->Row(*rest, *engine_);
+}
+
 // Only the time of reading counts: how fast the text comes in says nothing about the system.
 void StreamReader::Read(std::size_t count) {
   if (count == 0) return;
@@ -195,6 +213,15 @@ void StreamReader::Read(std::size_t count) {
   }
 }
 
+void ReadAll(TokenStream* text, StreamReader* reader, const Interrupt& interrupt) {
+  while (!reader->is_full() && !interrupt.raised()) {
+    std::optional<std::vector<TokenId>> tokens = text->Next();
+    if (!tokens) break;
+    reader->Add(*std::move(tokens));
+  }
+  reader->Finish();
+}
+
 }  // namespace
 
 int RunStream(const StreamFlags& flags, Backend* backend, Console* console) {
@@ -209,17 +236,27 @@ int RunStream(const StreamFlags& flags, Backend* backend, Console* console) {
 
   StreamReader reader(engine, interrupt, flags, &report);
   TokenStream text(source, *loaded.tokenizer);
-  while (!reader.is_full() && !interrupt.raised()) {
-    std::optional<std::vector<TokenId>> tokens = text.Next();
-    if (!tokens) break;
-    reader.Add(*std::move(tokens));
-  }
-  reader.Finish();
   const Segment& total = reader.meter().total();
+  try {
+    ReadAll(&text, &reader, interrupt);
+  } catch (...) {
+    // What was read is reported as far as it can be; the first error is the one to tell.
+    const auto attempt = [](const auto& report_part) {
+      try {
+        report_part();
+      } catch (const std::exception&) {
+        return;
+      }
+    };
+    attempt([&] { reader.FinishAfterError(); });
+    if (total.tokens() > 0)
+      attempt([&] { report.Summary(total, text.replaced(), *engine, "error"); });
+    throw;
+  }
   if (total.predicted_tokens == 0 && !interrupt.raised())
     throw Error(ErrorCode::kInvalidArgument, "text",
                 "has fewer than two tokens, so there is nothing to predict; give more");
-  report.Summary(total, *engine,
+  report.Summary(total, text.replaced(), *engine,
                  interrupt.raised() ? "cancelled"
                  : reader.is_full() ? "max_tokens"
                                     : "end");

@@ -1,27 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/token_stream.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "carousel/error.h"
-#include "text/utf8.h"
+#include "text/text_mender.h"
 
 namespace carousel {
 
+namespace {
+
+// What is so short may be the beginning of anything.
+constexpr std::size_t kFewestBytesToJudge = 1024;
+
+// A bad sequence counts as the character that replaces it, so a stretch of NULs, as a log has where
+// it was cut short while it was written, is one.
+void RefuseWhatIsNoText(std::string_view bytes) {
+  if (bytes.size() < kFewestBytesToJudge) return;
+  TextMender mender;
+  std::string text;
+  mender.Add(bytes, &text);
+  const auto characters = std::count_if(text.begin(), text.end(), [](char byte) {
+    return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
+  });
+  if (10 * mender.replaced() <= characters) return;
+  throw Error(ErrorCode::kInvalidArgument, "text",
+              fmt::format("is no text in UTF-8: of its first {} characters {} are none; convert it "
+                          "to UTF-8 first, or name another file",
+                          characters, mender.replaced()));
+}
+
+}  // namespace
+
 PeekedSource::PeekedSource(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {
   constexpr std::size_t kBytes = 64 << 10;
-  // A read may end inside a character; what follows then tells whether it is one.
-  bool at_end = false;
-  while (!at_end && (first_.empty() || IncompleteTailBytes(first_) > 0)) {
-    const std::size_t old_size = first_.size();
-    first_.resize(old_size + kBytes);
-    const std::size_t bytes = source_->Read(std::span<char>(first_).subspan(old_size)).value_or(0);
-    first_.resize(old_size + bytes);
-    at_end = bytes == 0;
-  }
+  first_.resize(kBytes);
+  first_.resize(source_->Read(first_).value_or(0));
   if (first_.empty()) throw Error(ErrorCode::kInvalidArgument, "text", "is empty; give some text");
-  ValidateText(first_, "text", 0);
+  RefuseWhatIsNoText(first_);
 }
 
 std::optional<std::size_t> PeekedSource::Read(std::span<char> buffer) {
@@ -32,7 +52,7 @@ std::optional<std::size_t> PeekedSource::Read(std::span<char> buffer) {
 }
 
 TokenStream::TokenStream(ByteSource& source, const Tokenizer& tokenizer)
-    : source_(source), tokenizer_(tokenizer), pieces_(source, {}) {}
+    : tokenizer_(tokenizer), pieces_(source, {}) {}
 
 std::optional<std::vector<TokenId>> TokenStream::Next() {
   while (true) {
@@ -46,21 +66,34 @@ std::optional<std::vector<TokenId>> TokenStream::Next() {
 }
 
 std::optional<std::string> TokenStream::NextText() {
-  // A tokenizer that has to see the whole text at once gets no more than memory can be expected to
-  // hold.
-  constexpr std::size_t kMaxWholeTextBytes = std::size_t{256} << 20;
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   if (at_end_) return std::nullopt;
-  std::optional<std::string> text;
-  if (tokenizer_.CanEncodeInPieces()) {
-    text = pieces_.Next();
-    interrupted_ = pieces_.interrupted();
-  } else {
-    text = ReadWholeText(source_, kMaxWholeTextBytes);
-    interrupted_ = !text.has_value();
-    at_end_ = true;
-    if (text && text->empty()) text.reset();
-  }
+  std::optional<std::string> text = tokenizer_.CanEncodeInPieces() ? pieces_.Next() : WholeText();
+  interrupted_ = pieces_.interrupted();
   return text;
+}
+
+// For a tokenizer that has to see all of a text at once.
+std::optional<std::string> TokenStream::WholeText() {
+  // No more than memory can be expected to hold.
+  constexpr std::size_t kMaxWholeTextBytes = std::size_t{256} << 20;
+  at_end_ = true;
+  std::string whole;
+  try {
+    while (const std::optional<std::string> piece = pieces_.Next()) {
+      whole += *piece;
+      if (whole.size() <= kMaxWholeTextBytes) continue;
+      throw Error(ErrorCode::kInvalidArgument, "text",
+                  fmt::format("has more than {} bytes, the most that this model's tokenizer is "
+                              "given at once; give less",
+                              kMaxWholeTextBytes));
+    }
+  } catch (const Error& error) {
+    if (whole.empty() || error.code() != ErrorCode::kIo) throw;
+    failure_ = std::current_exception();
+  }
+  if (pieces_.interrupted() || whole.empty()) return std::nullopt;
+  return whole;
 }
 
 // The special tokens in front of a text belong to a stream; those behind it would stand in its

@@ -2,6 +2,8 @@
 // A text of any length as tokens.
 #pragma once
 
+#include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,8 +20,9 @@ namespace carousel {
 // all is known before a model is loaded for it.
 class PeekedSource : public ByteSource {
  public:
-  // Waits for the first bytes. Throws carousel::Error (field "text") when there are none or no
-  // text.
+  // Waits for the first bytes, at most 64 KB. Throws carousel::Error (field "text") when there are
+  // none, or when there are many and more than one in ten of the characters in them is none: a
+  // program, a compressed file, a text in another encoding. Fewer bad bytes are a text's own.
   explicit PeekedSource(std::unique_ptr<ByteSource> source);
   std::optional<std::size_t> Read(std::span<char> buffer) override;
 
@@ -36,20 +39,24 @@ class TokenStream {
   TokenStream(ByteSource& source, const Tokenizer& tokenizer);
 
   // The next tokens, at least one. nullopt: the end, or woken while waiting (see interrupted()).
-  // Throws carousel::Error (field "text") for text that is not valid.
+  // What the source throws comes behind the tokens of all that was read before. Throws
+  // carousel::Error (field "text") for a text that is too long for a tokenizer that takes it whole.
   std::optional<std::vector<TokenId>> Next();
   bool interrupted() const { return interrupted_; }
+  // How many sequences of bytes that are no UTF-8 were replaced in what has been read.
+  std::int64_t replaced() const { return pieces_.replaced(); }
 
  private:
   std::optional<std::string> NextText();
+  std::optional<std::string> WholeText();
   std::vector<TokenId> EncodeFirst(const std::string& text) const;
 
-  ByteSource& source_;
   const Tokenizer& tokenizer_;
   TextPieces pieces_;
   bool at_first_ = true;
   bool at_end_ = false;
   bool interrupted_ = false;
+  std::exception_ptr failure_;  // of the source, still to be thrown
 };
 
 }  // namespace carousel

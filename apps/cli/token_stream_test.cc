@@ -67,14 +67,70 @@ TEST(TokenStream, NothingIsPutBehindAText) {
   EXPECT_EQ(All(&stream), (std::vector<TokenId>{tokenizer.special_token(), 'a', 'b'}));
 }
 
+TEST(TokenStream, CountsWhatItReplaces) {
+  for (const bool in_pieces : {true, false}) {
+    const FakeTokenizer tokenizer = Tokens(in_pieces);
+    PeekedSource source(std::make_unique<StringSource>("caf\xE9 word\xC3", 2));
+    TokenStream stream(source, tokenizer);
+    const std::vector<TokenId> tokens = All(&stream);
+    EXPECT_EQ(tokens,
+              tokenizer.Encode("caf\xEF\xBF\xBD word\xEF\xBF\xBD", {.add_special_tokens = true}));
+    EXPECT_EQ(stream.replaced(), 2);
+  }
+}
+
+class FailingSource : public StringSource {
+ public:
+  using StringSource::StringSource;
+  std::optional<std::size_t> Read(std::span<char> buffer) override {
+    const auto count = StringSource::Read(buffer);
+    if (count == std::size_t{0}) throw Error(ErrorCode::kIo, "text", "cannot read it");
+    return count;
+  }
+};
+
+TEST(TokenStream, AnErrorComesBehindTheTokensOfWhatWasRead) {
+  for (const bool in_pieces : {true, false}) {
+    const FakeTokenizer tokenizer = Tokens(in_pieces);
+    FailingSource source("wo word", 3);
+    TokenStream stream(source, tokenizer);
+    std::vector<TokenId> all;
+    EXPECT_THROW(while (const auto tokens = stream.Next())
+                     all.insert(all.end(), tokens->begin(), tokens->end()),
+                 Error);
+    EXPECT_EQ(all, tokenizer.Encode("wo word", {.add_special_tokens = true}));
+  }
+}
+
+void Peek(std::string bytes) {
+  PeekedSource source(std::make_unique<StringSource>(std::move(bytes), 1 << 16));
+}
+
 TEST(PeekedSource, RefusesWhatIsNoTextAtOnce) {
-  EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>("", 10)), Error);
-  EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>("a\xFF", 10)), Error);
-  EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>(std::string(1, '\0'), 10)),
-               Error);
-  EXPECT_THROW(PeekedSource source(std::make_unique<StringSource>("a\xC3", 10)), Error);
-  // A character may be cut in two by a read.
-  EXPECT_NO_THROW(PeekedSource source(std::make_unique<StringSource>("\xC3\xA9", 1)));
+  EXPECT_THROW(Peek(""), Error);
+  EXPECT_THROW(Peek(std::string(4096, '\0')), Error);
+  std::string rubbish;  // as in a compressed file
+  for (std::uint32_t i = 1; rubbish.size() < 4096; i = i * 1664525 + 1013904223)
+    rubbish += static_cast<char>(i >> 24U);
+  try {
+    Peek(rubbish);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.field(), "text");
+    EXPECT_EQ(error.problem().rfind("is no text in UTF-8: of its first ", 0), 0U) << error.what();
+  }
+  std::string wide;  // UTF-16
+  for (int i = 0; i < 2048; ++i) wide += std::string("a\0", 2);
+  EXPECT_THROW(Peek(wide), Error);
+}
+
+TEST(PeekedSource, TakesATextWithSomeBadBytes) {
+  EXPECT_NO_THROW(Peek("a\xFF"));
+  EXPECT_NO_THROW(Peek(std::string(64, '\0')));  // more may follow
+  std::string log = std::string(20000, '\0') + "caf\xE9 ";
+  for (int i = 0; i < 200; ++i) log += "a line of a log; ";
+  EXPECT_NO_THROW(Peek(log));
+  EXPECT_NO_THROW(Peek(log + "\xE2\x82"));
 }
 
 }  // namespace

@@ -24,9 +24,10 @@ inline rc::Gen<std::string> ValidText() {
 
 // Any bytes, those that UTF-8 is made of more often.
 inline rc::Gen<std::string> AnyBytes() {
-  const auto byte = rc::gen::oneOf(rc::gen::arbitrary<char>(),
-                                   rc::gen::element<char>('a', ' ', '\n', '\x80', '\x98', '\x9F',
-                                                          '\xBF', '\xC3', '\xE2', '\xED', '\xF0'));
+  const auto byte =
+      rc::gen::oneOf(rc::gen::arbitrary<char>(),
+                     rc::gen::element<char>('a', ' ', '\n', '\0', '\x80', '\x98', '\x9F', '\xBF',
+                                            '\xC3', '\xE2', '\xED', '\xF0'));
   return rc::gen::container<std::string>(byte);
 }
 

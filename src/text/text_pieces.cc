@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "carousel/error.h"
@@ -17,6 +18,12 @@ bool EndsWithSpace(std::string_view text, std::size_t end) {
   std::size_t begin = end - 1;
   while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0U) == 0x80U) --begin;
   return IsSpace(FirstUtf8Unit(text.substr(begin, end - begin)).code_point);
+}
+
+// The most bytes at the front of `text`, at most `limit`, that end with a character.
+std::size_t WholeCharacters(std::string_view text, std::size_t limit) {
+  if (text.size() <= limit) return text.size();
+  return limit - IncompleteTailBytes(text.substr(0, limit));
 }
 
 }  // namespace
@@ -44,14 +51,18 @@ TextPieces::TextPieces(ByteSource& source, TextPiecesOptions options)
 std::optional<std::string> TextPieces::Next() {
   interrupted_ = false;
   while (true) {
-    if (at_end_ && buffer_.empty()) return std::nullopt;
+    if (at_end_ && buffer_.empty()) {
+      if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+      return std::nullopt;
+    }
     if (at_end_ && buffer_.size() <= options_.piece_bytes) return Take(buffer_.size());
     if (const std::size_t cut = FindCut(options_.piece_bytes, ' '); cut > 0) return Take(cut);
     const bool full = buffer_.size() >= options_.piece_bytes;
     if (full) {
-      if (const std::size_t cut = FindCut(valid_bytes_, ' '); cut > 0) return Take(cut);
-      if (const std::size_t cut = FindCut(valid_bytes_, '\n'); cut > 0) return Take(cut);
-      if (at_end_ || buffer_.size() >= options_.max_piece_bytes) return Take(valid_bytes_);
+      const std::size_t most = WholeCharacters(buffer_, options_.max_piece_bytes);
+      if (const std::size_t cut = FindCut(most, ' '); cut > 0) return Take(cut);
+      if (const std::size_t cut = FindCut(most, '\n'); cut > 0) return Take(cut);
+      if (at_end_ || buffer_.size() >= options_.max_piece_bytes) return Take(most);
     }
     if (!Fill(full ? options_.max_piece_bytes : options_.piece_bytes)) {
       interrupted_ = true;
@@ -60,31 +71,28 @@ std::optional<std::string> TextPieces::Next() {
   }
 }
 
-// One read, of no more than fills the buffer to `limit` bytes. False: woken while waiting.
+// One read, of no more than fills the buffer to `limit` bytes; replacement characters, which are
+// longer than what they stand for, may go beyond. False: woken while waiting.
 bool TextPieces::Fill(std::size_t limit) {
-  const std::size_t old_size = buffer_.size();
-  CAROUSEL_CHECK_LT(old_size, limit);
-  buffer_.resize(std::min(limit, old_size + options_.piece_bytes));
-  const auto count = source_.Read(std::span<char>(buffer_).subspan(old_size));
-  buffer_.resize(old_size + count.value_or(0));
+  CAROUSEL_CHECK_LT(buffer_.size(), limit);
+  bytes_.resize(std::min(limit - buffer_.size(), options_.piece_bytes));
+  std::optional<std::size_t> count;
+  try {
+    count = source_.Read(bytes_);
+  } catch (...) {
+    failure_ = std::current_exception();
+    count = 0;
+  }
   if (!count) return false;
+  mender_.Add(std::string_view(bytes_).substr(0, *count), &buffer_);
   at_end_ = *count == 0;
-  Validate(at_end_);
+  if (at_end_) mender_.End(&buffer_);
   return true;
-}
-
-// Checks what is new. The beginning of a character at the end of the buffer waits for the rest of
-// it.
-void TextPieces::Validate(bool at_end) {
-  const std::string_view added = std::string_view(buffer_).substr(valid_bytes_);
-  const std::size_t tail = at_end ? 0 : IncompleteTailBytes(added);
-  ValidateText(added.substr(0, added.size() - tail), "text", buffer_offset_ + valid_bytes_);
-  valid_bytes_ = buffer_.size() - tail;
 }
 
 // The last place within `limit` bytes before a `before` that follows a non-space; 0: none.
 std::size_t TextPieces::FindCut(std::size_t limit, char before) const {
-  const std::string_view text = std::string_view(buffer_).substr(0, std::min(limit, valid_bytes_));
+  const std::string_view text = std::string_view(buffer_).substr(0, limit);
   std::size_t at = text.rfind(before);
   while (at != std::string_view::npos && at > 0) {
     if (!EndsWithSpace(text, at)) return at;
@@ -96,8 +104,6 @@ std::size_t TextPieces::FindCut(std::size_t limit, char before) const {
 std::string TextPieces::Take(std::size_t bytes) {
   std::string piece = buffer_.substr(0, bytes);
   buffer_.erase(0, bytes);
-  valid_bytes_ -= bytes;
-  buffer_offset_ += bytes;
   return piece;
 }
 

@@ -4,11 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "text/byte_source.h"
+#include "text/text_mender.h"
 
 namespace carousel {
 
@@ -22,7 +24,8 @@ struct TextPiecesOptions {
 
 // Reads a source in pieces. Each piece but the last ends before a space that follows a non-space
 // (where Tokenizer::CanEncodeInPieces allows a cut); in text without spaces, before a newline that
-// follows a non-space. Joined, the pieces are the text.
+// follows a non-space. Joined, the pieces are the text, in which what is no UTF-8 is replaced as
+// TextMender does.
 //
 // A piece is handed on as soon as it can be: a slow source is not waited for to fill piece_bytes.
 class TextPieces {
@@ -30,31 +33,33 @@ class TextPieces {
   // `source` must outlive this. 4 <= piece_bytes <= max_piece_bytes.
   TextPieces(ByteSource& source, TextPiecesOptions options);
 
-  // The next piece, never empty. nullopt: the end, or woken while waiting (see interrupted()).
-  // Throws carousel::Error (kInvalidArgument, field "text") for NUL and for invalid UTF-8, with the
-  // offset in bytes from the beginning of the source. After an error there is nothing more to be
-  // read.
+  // The next piece, never empty. nullopt: the end, or woken while waiting (see interrupted()). What
+  // the source throws is thrown once all that came before it has been handed on; after that the
+  // text has ended.
   std::optional<std::string> Next();
   // Whether the last nullopt means that the source was woken and not that the text has ended.
   bool interrupted() const { return interrupted_; }
+  // How many sequences of bytes were replaced in what has been read.
+  std::int64_t replaced() const { return mender_.replaced(); }
 
  private:
   bool Fill(std::size_t limit);
-  void Validate(bool at_end);
   std::size_t FindCut(std::size_t limit, char before) const;
   std::string Take(std::size_t bytes);
 
   ByteSource& source_;
   TextPiecesOptions options_;
-  std::string buffer_;
-  std::size_t valid_bytes_ = 0;      // of buffer_: whole characters, checked
-  std::uint64_t buffer_offset_ = 0;  // of buffer_'s first byte in the source
+  TextMender mender_;
+  std::string bytes_;   // of one read
+  std::string buffer_;  // whole characters
   bool at_end_ = false;
   bool interrupted_ = false;
+  std::exception_ptr failure_;  // of the source, still to be thrown
 };
 
-// The whole of a source, with the same checks. nullopt: woken while waiting. Throws carousel::Error
-// (kInvalidArgument, field "text") when there are more than `max_bytes`.
+// The whole of a source, which must be text (ValidateText, field "text"). nullopt: woken while
+// waiting. Throws carousel::Error (kInvalidArgument, field "text") when there are more than
+// `max_bytes`.
 std::optional<std::string> ReadWholeText(ByteSource& source, std::size_t max_bytes);
 
 // Throws carousel::Error (kInvalidArgument, `field`) when `text` is not UTF-8 or contains NUL.

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "carousel/error.h"
+#include "text/mended_whole.h"
 #include "text/random_text.h"
 #include "text/utf8.h"
 
@@ -54,16 +55,25 @@ std::vector<std::string> AllPieces(ByteSource& source, TextPiecesOptions options
   }
 }
 
-std::string ProblemOf(const std::string& text) {
-  StringSource source(text, {5});
-  try {
-    AllPieces(source, {.piece_bytes = 8, .max_piece_bytes = 16});
-  } catch (const Error& error) {
-    EXPECT_EQ(error.field(), "text");
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.problem();
+std::string Joined(ByteSource& source, TextPiecesOptions options) {
+  std::string joined;
+  for (const std::string& piece : AllPieces(source, options)) {
+    RC_ASSERT(!piece.empty());
+    RC_ASSERT(piece.size() <= options.max_piece_bytes);
+    RC_ASSERT(!FindInvalidUtf8(piece));
+    joined += piece;
   }
-  return "";
+  return joined;
+}
+
+TextPiecesOptions AnyOptions() {
+  const auto piece_bytes = *rc::gen::inRange<std::size_t>(4, 64);
+  return {.piece_bytes = piece_bytes,
+          .max_piece_bytes = *rc::gen::inRange<std::size_t>(piece_bytes, 128)};
+}
+
+std::vector<std::size_t> AnyReads() {
+  return *rc::gen::nonEmpty(rc::gen::container<std::vector<std::size_t>>(rc::gen::inRange(1, 40)));
 }
 
 TEST(TextPieces, CutsBeforeASpaceThatFollowsANonSpace) {
@@ -88,14 +98,61 @@ TEST(TextPieces, HandsOnWhatASlowSourceHasGiven) {
   EXPECT_EQ(pieces.Next(), " big");
 }
 
-TEST(TextPieces, NamesTheByteAtFault) {
-  EXPECT_EQ(ProblemOf("caf\xC3\xA9 au lait"), "");
-  EXPECT_EQ(ProblemOf("some words, then caf\xE9!"),
-            "is not valid UTF-8 (0xe9) at byte 20; convert it to UTF-8 first");
-  EXPECT_EQ(ProblemOf("some words, then cut\xF0\x9F"),
-            "is not valid UTF-8 (0xf0) at byte 20; convert it to UTF-8 first");
-  EXPECT_EQ(ProblemOf(std::string("some words, then \0!", 19)),
-            "has a NUL at byte 17; only text can be read");
+TEST(TextPieces, ReplacesWhatIsNoTextAndReadsOn) {
+  StringSource source("caf\xE9 au lait, caf\xC3\xA9" + std::string(64, '\0') + "cut\xF0\x9F", {5});
+  TextPieces pieces(source, {.piece_bytes = 8, .max_piece_bytes = 16});
+  std::string text;
+  while (const auto piece = pieces.Next()) text += *piece;
+  EXPECT_EQ(text,
+            "caf\xEF\xBF\xBD au lait, caf\xC3\xA9\xEF\xBF\xBD"
+            "cut\xEF\xBF\xBD");
+  EXPECT_EQ(pieces.replaced(), 3);
+}
+
+// Fails where its text ends.
+class FailingSource : public StringSource {
+ public:
+  using StringSource::StringSource;
+  std::optional<std::size_t> Read(std::span<char> buffer) override {
+    const auto count = StringSource::Read(buffer);
+    if (count == std::size_t{0}) throw Error(ErrorCode::kIo, "text", "cannot read it");
+    return count;
+  }
+};
+
+TEST(TextPieces, AnErrorComesBehindWhatWasRead) {
+  FailingSource source("one two three", {4});
+  TextPieces pieces(source, {});
+  std::string text;
+  try {
+    while (const auto piece = pieces.Next()) text += *piece;
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIo);
+  }
+  EXPECT_EQ(text, "one two three");
+  EXPECT_EQ(pieces.Next(), std::nullopt);
+  EXPECT_FALSE(pieces.interrupted());
+}
+
+TEST(ValidateText, NamesTheByteAtFault) {
+  const auto problem_of = [](const std::string& text) -> std::string {
+    try {
+      ValidateText(text, "prompt", 100);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.field(), "prompt");
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+      return error.problem();
+    }
+    return "";
+  };
+  EXPECT_EQ(problem_of("caf\xC3\xA9 au lait"), "");
+  EXPECT_EQ(problem_of("some words, then caf\xE9!"),
+            "is not valid UTF-8 (0xe9) at byte 120; convert it to UTF-8 first");
+  EXPECT_EQ(problem_of("some words, then cut\xF0\x9F"),
+            "is not valid UTF-8 (0xf0) at byte 120; convert it to UTF-8 first");
+  EXPECT_EQ(problem_of(std::string("some words, then \0!", 19)),
+            "has a NUL at byte 117; only text can be read");
 }
 
 TEST(TextPieces, AnEmptySourceHasNoPieces) {
@@ -105,39 +162,15 @@ TEST(TextPieces, AnEmptySourceHasNoPieces) {
 
 RC_GTEST_PROP(TextPieces, PiecesJoinToTheTextAndStayBounded, ()) {
   const std::string text = *rc::gen::resize(300, ValidText());
-  const auto reads =
-      *rc::gen::nonEmpty(rc::gen::container<std::vector<std::size_t>>(rc::gen::inRange(1, 40)));
-  const auto piece_bytes = *rc::gen::inRange<std::size_t>(4, 64);
-  const auto max_piece_bytes = *rc::gen::inRange<std::size_t>(piece_bytes, 128);
-  StringSource source(text, reads);
-  std::string joined;
-  for (const std::string& piece :
-       AllPieces(source, {.piece_bytes = piece_bytes, .max_piece_bytes = max_piece_bytes})) {
-    RC_ASSERT(!piece.empty());
-    RC_ASSERT(piece.size() <= max_piece_bytes);
-    RC_ASSERT(!FindInvalidUtf8(piece));
-    joined += piece;
-  }
-  RC_ASSERT(joined == text);
+  StringSource source(text, AnyReads());
+  RC_ASSERT(Joined(source, AnyOptions()) == text);
 }
 
-RC_GTEST_PROP(TextPieces, ErrorsDoNotDependOnTheReads, ()) {
-  const std::string bytes = *rc::gen::suchThat(AnyBytes(), [](const std::string& candidate) {
-    return FindInvalidUtf8(candidate) || candidate.find('\0') != std::string::npos;
-  });
-  const auto reads =
-      *rc::gen::nonEmpty(rc::gen::container<std::vector<std::size_t>>(rc::gen::inRange(1, 9)));
-  const auto problem_of = [&bytes](std::vector<std::size_t> sizes) -> std::string {
-    StringSource source(bytes, std::move(sizes));
-    try {
-      AllPieces(source, {.piece_bytes = 16, .max_piece_bytes = 64});
-    } catch (const Error& error) {
-      return error.problem();
-    }
-    return "";
-  };
-  RC_ASSERT(problem_of(reads) != "");
-  RC_ASSERT(problem_of(reads) == problem_of({1000}));
+// Whatever the bytes and wherever a read cuts them, the text is that of all bytes at once.
+RC_GTEST_PROP(TextPieces, AnyBytesAreMendedAsAWhole, ()) {
+  const std::string bytes = *rc::gen::resize(300, AnyBytes());
+  StringSource source(bytes, AnyReads());
+  RC_ASSERT(Joined(source, AnyOptions()) == MendedWhole(bytes).text);
 }
 
 TEST(ByteSource, ReadsAFileAndRefusesAFolder) {

@@ -3,7 +3,7 @@
 
 import unittest
 
-from program import MODEL, ModelTestCase, run
+from program import BINARY, MODEL, ModelTestCase, run
 
 
 class BadModels(ModelTestCase):
@@ -84,12 +84,20 @@ class BadText(ModelTestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("--text", result.stderr.decode())
 
-    def test_invalid_utf8(self):
-        self.assert_fails(self.stream("--text", "-", stdin=b"caf\xe9!"), 2, "--text", "UTF-8", "byte 3")
-        self.assert_fails(self.stream("--text", self.put("cut", b"caf\xc3")), 2, "--text", "UTF-8", "byte 3")
+    def test_bytes_that_are_no_text_do_not_end_a_stream(self):
+        out = self.folder / "out.jsonl"
+        text = self.put("odd", b"caf\xe9 au lait, ab" + bytes(64) + b"cd, some caf\xc3")
+        result = self.stream("--text", text, "--json", out)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(self.read_lines(out)[-1]["replaced_sequences"], 3)
 
-    def test_nul(self):
-        self.assert_fails(self.stream("--text", self.put("nul", b"ab\0cd")), 2, "--text", "NUL", "byte 2")
+    def test_a_file_that_is_no_text_is_refused_at_once(self):
+        program = run("stream", "--model", "/no/model", "--text", BINARY)
+        self.assert_fails(program, 2, "--text", "no text in UTF-8", "convert")
+
+    def test_a_prompt_that_is_no_text(self):
+        self.assert_fails(run("generate", "--model", MODEL, "--prompt-file", "-", stdin=b"caf\xe9!"), 2,
+                          "--prompt-file", "UTF-8", "byte 3")
         self.assert_fails(run("generate", "--model", MODEL, "--prompt-file", "-", stdin=b"ab\0cd"), 2,
                           "--prompt-file", "NUL", "byte 2")
 
