@@ -66,8 +66,8 @@ Examples:
   echo '{"id": 1, "raw": true, "turns": [{"prompt": "One, two,"}]}' | carousel evaluate --tasks -)";
 
 constexpr const char* kChatFooter = R"(
-At the prompt: /help lists the commands, a backslash at the end of a line continues it on the next,
-Ctrl-C stops an answer, Ctrl-D ends the chat. The sampling defaults suit a small model; --temperature 0
+At the prompt: /help lists the commands, a backslash at the end of a line continues it on the next, what is
+pasted is one message with its lines, Ctrl-C stops an answer, Ctrl-D ends the chat. The sampling defaults suit a small model; --temperature 0
 makes answers repeatable whatever the seed.
 
 Examples:

@@ -12,26 +12,26 @@
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
+#include <string_view>
 #include <utility>
 
+#include "cli/bracketed_paste.h"
 #include "text/byte_source.h"
 #include "text/utf8.h"
 
 namespace carousel {
 namespace {
 
-// Lines of a pipe or a file.
-class PlainLineReader : public LineReader {
+class ScriptReader : public LineReader {
  public:
-  explicit PlainLineReader(const Interrupt& interrupt)
-      : source_(OpenByteSource("-", interrupt.wake_fd())) {}
+  explicit ScriptReader(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {}
 
   InputLine Read(const std::string& /*prompt*/) override {
     while (true) {
       if (const std::size_t end = buffer_.find('\n'); end != std::string::npos) {
-        InputLine line{InputLine::Kind::kLine, buffer_.substr(0, end)};
+        std::string line = buffer_.substr(0, end);
         buffer_.erase(0, end + 1);
-        return line;
+        return Line(std::move(line));
       }
       std::array<char, 4096> bytes{};
       const std::optional<std::size_t> count = source_->Read(bytes);
@@ -41,7 +41,7 @@ class PlainLineReader : public LineReader {
       }
       if (*count == 0) {
         if (buffer_.empty()) return {InputLine::Kind::kEnd, ""};
-        return {InputLine::Kind::kLine, std::exchange(buffer_, std::string())};
+        return Line(std::exchange(buffer_, std::string()));
       }
       buffer_.append(bytes.data(), *count);
     }
@@ -50,8 +50,17 @@ class PlainLineReader : public LineReader {
   void Remember(const std::string& /*text*/) override {}
 
  private:
+  InputLine Line(std::string line) {
+    constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+    if (line.ends_with('\r')) line.pop_back();
+    if (std::exchange(at_first_, false) && line.starts_with(kByteOrderMark))
+      line.erase(0, kByteOrderMark.size());
+    return {InputLine::Kind::kLine, std::move(line)};
+  }
+
   std::unique_ptr<ByteSource> source_;
   std::string buffer_;
+  bool at_first_ = true;
 };
 
 volatile std::sig_atomic_t continued = 0;
@@ -82,6 +91,14 @@ class EditedLineReader : public LineReader {
     el_set(editor_, EL_GETCFN, &EditedLineReader::ReadCharacter);
     el_set(editor_, EL_BIND, "^R", "em-inc-search-prev", nullptr);
     el_source(editor_, nullptr);  // the user's ~/.editrc
+    // libedit runs an editing function for a key. Pastes have one of their own, which no keyboard
+    // needs; its meaning is set last and in both keymaps of vi, so that pastes work with any.
+    el_set(editor_, EL_ADDFN, "carousel-paste", "Insert what was pasted",
+           &EditedLineReader::InsertPaste);
+    el_set(editor_, EL_BIND, "^_", "carousel-paste", nullptr);
+    el_set(editor_, EL_BIND, "-a", "^_", "carousel-paste", nullptr);
+    // Or the CR LF of a paste would come as two line ends.
+    el_set(editor_, EL_SETTY, "-d", "-icrnl", "-inlcr", nullptr);
     std::signal(SIGCONT, OnContinued);
     std::signal(SIGWINCH, OnResized);
   }
@@ -100,8 +117,10 @@ class EditedLineReader : public LineReader {
     // el_gets() would show the prompt first and prepare the terminal after it; a Ctrl-D typed in
     // between would be read as an end of input that belongs to nobody, and lost.
     el_set(editor_, EL_PREP_TERM, 1);
+    Tell(kMarkPastes);
     int count = 0;
     const char* line = el_gets(editor_, &count);
+    Tell(kLeavePastes);
     if (interrupt_.raised()) {
       std::fputs("\n", stdout);
       std::fflush(stdout);
@@ -135,14 +154,9 @@ class EditedLineReader : public LineReader {
   static int ReadCharacter(EditLine* editor, wchar_t* character) {
     std::string bytes;
     while (true) {
-      if (!Self(editor)->Wait()) return -1;
       char byte = 0;
-      const ssize_t count = read(STDIN_FILENO, &byte, 1);
-      if (count == 0) return 0;
-      if (count < 0) {
-        if (errno == EINTR || errno == EAGAIN) continue;
-        return -1;
-      }
+      const int status = Self(editor)->ReadKey(&byte);
+      if (status != 1) return status;
       bytes += byte;
       const Utf8Unit unit = FirstUtf8Unit(bytes);
       if (unit.kind == Utf8Unit::Kind::kIncomplete) continue;
@@ -152,15 +166,56 @@ class EditedLineReader : public LineReader {
     }
   }
 
-  // Until there is something to read. False: interrupted.
-  bool Wait() {
+  // The same for a byte; a paste is the key that inserts it.
+  int ReadKey(char* byte) {
+    while (true) {
+      if (const std::optional<char> key = parser_.TakeKey()) {
+        *byte = *key;
+        return 1;
+      }
+      if (std::optional<std::string> paste = parser_.TakePaste()) {
+        pasted_ = *std::move(paste);
+        *byte = kPasteKey;
+        return 1;
+      }
+      const Waited waited = Wait(parser_.holds_back() ? kPauseMilliseconds : -1);
+      if (waited == Waited::kInterrupted) return -1;
+      if (waited == Waited::kPause) {
+        parser_.ReleaseKeys();
+        continue;
+      }
+      // What is typed ahead is left to whoever reads next, so a key is read at a time.
+      std::array<char, 4096> bytes{};
+      const ssize_t count = read(STDIN_FILENO, bytes.data(), parser_.pasting() ? bytes.size() : 1);
+      if (count == 0) return 0;
+      if (count < 0 && errno != EINTR && errno != EAGAIN) return -1;
+      for (ssize_t i = 0; i < count; ++i) parser_.Push(bytes[static_cast<std::size_t>(i)]);
+    }
+  }
+
+  // libedit's el_func_t.
+  static unsigned char InsertPaste(EditLine* editor, wint_t /*key*/) {
+    const std::string text = std::exchange(Self(editor)->pasted_, std::string());
+    return text.empty() || el_insertstr(editor, text.c_str()) != 0 ? CC_ERROR : CC_REFRESH;
+  }
+
+  static void Tell(std::string_view sequence) {
+    std::fwrite(sequence.data(), 1, sequence.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  enum class Waited { kReady, kPause, kInterrupted };
+
+  // Until there is something to read, or nothing for so long (-1: for ever).
+  Waited Wait(int milliseconds) {
     while (true) {
       std::array<pollfd, 2> polled{pollfd{STDIN_FILENO, POLLIN, 0},
                                    pollfd{interrupt_.wake_fd(), POLLIN, 0}};
-      const int ready = poll(polled.data(), polled.size(), -1);
-      if (interrupt_.raised()) return false;
-      if (ready > 0) return true;
-      if (errno != EINTR) return false;
+      const int ready = poll(polled.data(), polled.size(), milliseconds);
+      if (interrupt_.raised()) return Waited::kInterrupted;
+      if (ready > 0) return Waited::kReady;
+      if (ready == 0) return Waited::kPause;
+      if (errno != EINTR) return Waited::kInterrupted;
       if (resized != 0) {
         resized = 0;
         el_resize(editor_);
@@ -168,15 +223,22 @@ class EditedLineReader : public LineReader {
       if (continued != 0) {
         continued = 0;
         el_set(editor_, EL_PREP_TERM, 1);  // the shell has put the terminal back while we slept
+        Tell(kMarkPastes);
         el_set(editor_, EL_REFRESH);
       }
     }
   }
 
+  static constexpr char kPasteKey = '\x1f';  // ^_
+  // The bytes of a mark come together; an Escape that somebody typed comes alone.
+  static constexpr int kPauseMilliseconds = 50;
+
   const Interrupt& interrupt_;
   EditLine* editor_ = nullptr;
   History* history_ = nullptr;
   std::string prompt_;
+  PasteParser parser_;
+  std::string pasted_;  // to be inserted
 };
 
 }  // namespace
@@ -184,7 +246,11 @@ class EditedLineReader : public LineReader {
 std::unique_ptr<LineReader> MakeLineReader(const Interrupt& interrupt) {
   if (isatty(STDIN_FILENO) == 1 && isatty(STDOUT_FILENO) == 1)
     return std::make_unique<EditedLineReader>(interrupt);
-  return std::make_unique<PlainLineReader>(interrupt);
+  return MakeScriptReader(OpenByteSource("-", interrupt.wake_fd()));
+}
+
+std::unique_ptr<LineReader> MakeScriptReader(std::unique_ptr<ByteSource> source) {
+  return std::make_unique<ScriptReader>(std::move(source));
 }
 
 InputLine ReadMessage(LineReader* reader) {

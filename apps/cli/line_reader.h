@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cli/interrupt.h"
+#include "text/byte_source.h"
 
 namespace carousel {
 
@@ -27,9 +28,14 @@ class LineReader {
   virtual void Remember(const std::string& text) = 0;
 };
 
-// Line editing with history where standard input and output are a terminal, else plain lines
-// without prompts. `interrupt` must outlive the reader.
+// Line editing with history where standard input and output are a terminal, else the lines of a
+// script, without prompts. What is pasted at a terminal is one text, with its lines. `interrupt`
+// must outlive the reader.
 std::unique_ptr<LineReader> MakeLineReader(const Interrupt& interrupt);
+
+// The lines of a pipe or a file. They end with LF or CR LF; a CR elsewhere belongs to the line. A
+// byte order mark at the beginning is left out.
+std::unique_ptr<LineReader> MakeScriptReader(std::unique_ptr<ByteSource> source);
 
 // Reads on while lines end in a backslash, which becomes a line end.
 InputLine ReadMessage(LineReader* reader);

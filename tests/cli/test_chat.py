@@ -36,6 +36,15 @@ class Script(ModelTestCase):
         self.assertIn("## assistant\n\n" + messages[4]["content"], text.read_text())
         self.assertEqual(sorted(os.listdir(self.folder)), ["chat.json", "chat.txt"])
 
+    def test_a_script_with_the_line_ends_of_other_systems(self):
+        saved = self.folder / "chat.json"
+        script = f"Hello.\r\n/reset\r\nWhat is two\\\r\nplus two?\r\n/save {saved}\r\n/exit\r\nnever said\r\n"
+        result = run(*FLAGS, "--max-new-tokens", "4", stdin=script.encode())
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotIn("no such command", result.stderr.decode())
+        contents = [message["content"] for message in json.loads(saved.read_text()) if message["role"] == "user"]
+        self.assertEqual(contents, ["What is two\nplus two?"])
+
     def test_a_bad_line_does_not_end_the_chat(self):
         result = run(*FLAGS, "--max-new-tokens", "4", stdin=b"caf\xe9\n//slash\n")
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -47,6 +56,7 @@ class Script(ModelTestCase):
 class AtATerminal(ModelTestCase):
     def test_a_conversation_with_interruptions(self):
         saved = self.folder / "chat.json"
+        pasted = self.folder / "pasted.json"
         terminal = Terminal(*FLAGS, "--max-new-tokens", "2000")
         terminal.expect("Ctrl-D ends the chat")
         terminal.expect("> ")
@@ -70,9 +80,20 @@ class AtATerminal(ModelTestCase):
         terminal.type("\x1b[A\x1b[A")
         terminal.expect("fox")
         terminal.type("\x03")
+        terminal.expect(r"\x1b\[\?2004h")  # pastes are marked from here on
+        terminal.expect("> ")
+        # A paste is one message with its lines, and can be edited and taken back as any other.
+        terminal.type("Say \x1b[200~one\rtwo\r\nthree\nfour\x1b[201~!\r")
+        terminal.expect(r"\x1b\[\?2004l")
+        terminal.expect(REMEMBERED)
+        terminal.expect(r"\x1b\[\?2004h")
+        terminal.expect("> ")
+        terminal.type(f"/save {pasted}\r")
+        terminal.expect("saved 4 messages")
         terminal.expect("> ")
         terminal.type("\x04")
         self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(json.loads(pasted.read_text())[2]["content"], "Say one\ntwo\nthree\nfour!")
         messages = json.loads(saved.read_text())
         self.assertEqual(messages[0]["content"], "Write a very long story about a caf\u00e9 and a fox.")
         self.assertGreater(len(messages[1]["content"]), 10)
