@@ -250,6 +250,25 @@ TEST_F(ProgramTest, GeneratePinsWhatItIsTold) {
   EXPECT_EQ(Run(With(arguments, {"--pin-system"})).status, 2);  // a raw prompt has none
 }
 
+TEST_F(ProgramTest, GenerateSaysWhatItForgotOfThePrompt) {
+  const auto run = [this](std::size_t bytes, const std::vector<std::string>& more) {
+    return Run(With(With({"generate", "--prompt-file", Put("text", std::string(bytes, 'x')),
+                          "--raw", "--ignore-eos", "--max-new-tokens", "40"},
+                         kSmallCache),
+                    more));
+  };
+  EXPECT_EQ(run(80, {}).err, "");  // 80 bytes and a special token, in a cache of 128
+  EXPECT_EQ(run(900, {"--no-eviction"}).err.find("prompt's"), std::string::npos);
+  EXPECT_EQ(run(900, {"--recall-blocks", "0"}).err,
+            "carousel: note: 800 of the prompt's 901 tokens were no longer in the cache when the "
+            "answer began; a larger --max-cache-size keeps more\n");
+  EXPECT_EQ(run(900, {}).err,
+            "carousel: note: 800 of the prompt's 901 tokens were no longer in the cache when the "
+            "answer began, and wait in the second tier; a larger --max-cache-size keeps more\n");
+  EXPECT_NE(run(900, {"--recall-limit-tokens", "320"}).err.find("; 320 of them wait"),
+            std::string::npos);
+}
+
 TEST_F(ProgramTest, GenerateNeedsATurnFormatOrRaw) {
   const ProgramResult missing = Run({"generate", "--prompt", "hi"});
   EXPECT_EQ(missing.status, 1);

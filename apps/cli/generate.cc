@@ -124,6 +124,24 @@ std::string Figures(const Answer& answer, const EngineMetrics& metrics) {
       Grouped(metrics.resident_tokens), Grouped(metrics.evicted_tokens));
 }
 
+// Says that a prompt was too long for the cache; empty: it was not. `begun` is how things stood
+// when the answer's first token had been read, which is when the cache has come down to its size.
+std::string ForgottenNote(std::int64_t prompt_tokens, const EngineMetrics& begun) {
+  const std::int64_t forgotten =
+      std::min(prompt_tokens, begun.logical_tokens - begun.resident_tokens);
+  if (forgotten <= 0) return "";
+  const std::int64_t stored = std::min(forgotten, begun.recall_stored_tokens);
+  std::string where;
+  if (stored == forgotten) where = ", and wait in the second tier";
+  if (stored > 0 && stored < forgotten)
+    where =
+        fmt::format("; {} of them wait in the second tier, whose limit is spent", Grouped(stored));
+  return fmt::format(
+      "carousel: note: {} of the prompt's {} tokens were no longer in the cache when the answer "
+      "began{}; a larger --max-cache-size keeps more\n",
+      Grouped(forgotten), Grouped(prompt_tokens), where);
+}
+
 }  // namespace
 
 int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) {
@@ -140,11 +158,23 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   PromptEncoder encoder(*tokenizer);
   prompt.Fill(&encoder, &request);
   const bool shown = flags.json != "-";
-  const Answer answer = RunRequest(engine.get(), encoder, std::move(request), prompt.Stops(),
-                                   interrupt, {.show = [&](std::string_view part) {
-                                     if (shown) console->out.Write(part);
-                                   }});
-  if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
+  std::int64_t sampled = 0;
+  EngineMetrics begun;
+  const Answer answer =
+      RunRequest(engine.get(), encoder, std::move(request), prompt.Stops(), interrupt,
+                 {.show =
+                      [&](std::string_view part) {
+                        if (shown) console->out.Write(part);
+                      },
+                  .step =
+                      [&](const StepResult& step) {
+                        if (step.sampled) ++sampled;
+                        if (sampled <= 2) begun = engine->metrics();
+                      }});
+  if (shown && !answer.text.ends_with('
+')) console->out.Write("
+");
+  console->err.TryWrite(ForgottenNote(answer.prompt_tokens, begun));
   console->err.TryWrite(RecallNotice().Once(*engine));
   if (console->err.is_terminal())
     console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");
