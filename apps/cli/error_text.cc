@@ -2,26 +2,32 @@
 #include "cli/error_text.h"
 
 #include <cctype>
+#include <string_view>
 
 namespace carousel {
 namespace {
 
+// Of a name or of a path: names inside a path are no settings.
 bool IsWordCharacter(char letter) {
-  return std::isalnum(static_cast<unsigned char>(letter)) != 0 || letter == '_';
+  return std::isalnum(static_cast<unsigned char>(letter)) != 0 ||
+         std::string_view("_/.-").find(letter) != std::string_view::npos;
 }
 
 // Names with an underscore are settings and never words: those may be replaced inside a sentence.
+// In double quotes stands what somebody wrote, a key of a JSON object above all.
 std::string WithFlagNames(std::string_view text, const FieldLabels& labels) {
   std::string out;
+  bool quoted = false;
   while (!text.empty()) {
     std::size_t bytes = 0;
     while (bytes < text.size() && IsWordCharacter(text[bytes])) ++bytes;
     const std::string word(text.substr(0, bytes));
     const auto found = labels.find(word);
-    const bool replace = word.find('_') != std::string::npos && found != labels.end();
+    const bool replace = !quoted && word.find('_') != std::string::npos && found != labels.end();
     out += replace ? found->second : word;
     text.remove_prefix(bytes);
     if (!text.empty()) {
+      if (text.front() == '"') quoted = !quoted;
       out += text.front();
       text.remove_prefix(1);
     }

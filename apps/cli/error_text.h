@@ -14,7 +14,7 @@ inline constexpr int kExitFailure = 1;
 inline constexpr int kExitUsage = 2;
 
 // One line without the program's name, settings called by their flags: "--max-cache-size: 500 is
-// not ...".
+// not ...". What stands in double quotes stays as it is.
 std::string ErrorText(const Error& error, const FieldLabels& labels);
 
 // kExitUsage when a flag is at fault, else kExitFailure.

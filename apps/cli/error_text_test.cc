@@ -21,6 +21,15 @@ TEST(ErrorText, InsideASentenceOnlyNamesThatAreNoWords) {
   EXPECT_EQ(ExitStatus(error, kLabels), kExitFailure);
 }
 
+TEST(ErrorText, WhatSomebodyWroteStaysAsItIs) {
+  const Error error(
+      ErrorCode::kInvalidArgument, "text",
+      "\"max_cache_size\" in /tmp/max_cache_size/a, b.max_cache_size; max_cache_size 5");
+  EXPECT_EQ(ErrorText(error, kLabels),
+            "--text: \"max_cache_size\" in /tmp/max_cache_size/a, b.max_cache_size; "
+            "--max-cache-size 5");
+}
+
 TEST(ErrorText, FailuresAreNoBadUsage) {
   EXPECT_EQ(ExitStatus(Error(ErrorCode::kIo, "text", "cannot open"), kLabels), kExitFailure);
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -162,6 +163,21 @@ ordered_json Evaluation::RunTurn(const EvaluationTask& task, std::size_t index) 
   return line;
 }
 
+// What the engine refuses in a turn, as the file says it: the line, the turn and the member.
+Error OfTurn(const Error& error, const EvaluationTask& task, std::size_t turn) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kMembers = {
+      {{"prompt", "prompt"},
+       {"forced_answer", "score"},
+       {"pinned", "pin"},
+       {"max_new_tokens", "max_new_tokens"}}};
+  const std::string where = fmt::format("line {}, turn {}", task.line, turn + 1);
+  for (const auto& [field, member] : kMembers) {
+    if (error.field() != field) continue;
+    return {error.code(), "tasks", fmt::format("{}: \"{}\": {}", where, member, error.problem())};
+  }
+  return {error.code(), error.field(), fmt::format("{}: {}", where, error.problem())};
+}
+
 bool NeedsTurnFormat(const std::vector<EvaluationTask>& tasks) {
   return std::any_of(tasks.begin(), tasks.end(), [](const EvaluationTask& task) {
     return !task.raw && std::any_of(task.turns.begin(), task.turns.end(), [](const auto& turn) {
@@ -197,9 +213,7 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console) 
         json.Write(evaluation.RunTurn(tasks[i], turn));
       } catch (const Error& error) {
         if (error.field() == "json" || error.field() == "logits") throw;
-        throw Error(
-            error.code(), error.field(),
-            fmt::format("conversation {}, turn {}: {}", tasks[i].id, turn + 1, error.problem()));
+        throw OfTurn(error, tasks[i], turn);
       }
       ++turns;
       if (const std::string notice = recall_notice.Once(*loaded.engine); !notice.empty()) {

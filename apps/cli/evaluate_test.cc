@@ -211,11 +211,25 @@ TEST_F(EvaluateTest, RefusesWhatItCannotRun) {
   EXPECT_EQ(Failure("{}", 2), "carousel: --tasks: line 1: \"id\" is missing\n");
   EXPECT_EQ(backend_.models_loaded, 0);
   EXPECT_NE(Failure(R"({"id": "q", "raw": true, "turns": [{"prompt": [999]}]})", 2)
-                .find("--tasks: conversation q, turn 1: token 999 is outside"),
+                .find("--tasks: line 1, turn 1: \"prompt\": token 999 is outside"),
             std::string::npos);
-  EXPECT_NE(Failure(R"({"id": "q", "raw": true, "turns": [{"prompt": [9], "score": [999]}]})", 2)
-                .find("--tasks: conversation q, turn 1: token 999 is outside"),
+  EXPECT_NE(Failure("\n"
+                    R"({"id": "q", "raw": true, "turns": [{"prompt": [9], "score": [999]}]})",
+                    2)
+                .find("--tasks: line 2, turn 1: \"score\": token 999 is outside"),
             std::string::npos);
+  EXPECT_EQ(
+      Failure(R"({"id": "q", "turns": [{"prompt": "a", "max_new_tokens": -2}]})", 2),
+      "carousel: --tasks: line 1, turn 1: \"max_new_tokens\" is -2; use a whole number of 0 or "
+      "more\n");
+  EXPECT_EQ(Failure(R"({"id": "q", "turns": [{"prompt": "a", "new_tokens": 2}]})", 2),
+            "carousel: --tasks: line 1, turn 1: \"new_tokens\" is unknown; known are \"prompt\", "
+            "\"max_new_tokens\", \"score\", \"score_prompt\", \"pin\"\n");
+  const std::string pinned = R"({"id": "q", "raw": true, "turns": [{"prompt": ")" +
+                             std::string(900, 'x') + R"(", "pin": true}]})";
+  EXPECT_EQ(Failure(pinned, 2).rfind("carousel: --tasks: line 1, turn 1: \"pin\": 896 tokens", 0),
+            0U)
+      << Failure(pinned, 2);
   const std::string tasks = Put("t", R"({"id": 1, "raw": true, "turns": [{"prompt": "a"}]})");
   const ProgramResult full = Run({"evaluate", "--tasks",
                                   Put("s", R"({"id": 1, "raw": true, "turns": [{"prompt": "a",)"

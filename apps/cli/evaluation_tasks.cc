@@ -24,8 +24,8 @@ void RefuseUnknown(const json& object, std::initializer_list<std::string_view> k
                    const std::string& where) {
   for (const auto& [key, value] : object.items()) {
     if (std::find(known.begin(), known.end(), key) == known.end())
-      Fail(fmt::format("{}: \"{}\" is unknown; known are {}", where, key,
-                       fmt::join(known.begin(), known.end(), ", ")));
+      Fail(fmt::format("{}: {} is unknown; known are \"{}\"", where, json(key).dump(),
+                       fmt::join(known.begin(), known.end(), "\", \"")));
   }
 }
 
@@ -86,10 +86,12 @@ std::string ReadId(const json& object, const std::string& where) {
   Fail(fmt::format("{}: \"id\" must be a text or a whole number", where));
 }
 
-EvaluationTask ReadTask(const json& object, const std::string& where) {
+EvaluationTask ReadTask(const json& object, std::int64_t line) {
+  const std::string where = fmt::format("line {}", line);
   if (!object.is_object()) Fail(fmt::format("{}: is not a JSON object", where));
   RefuseUnknown(object, {"id", "raw", "turns"}, where);
-  EvaluationTask task{.id = ReadId(object, where), .raw = Flag(object, "raw", where), .turns = {}};
+  EvaluationTask task{
+      .id = ReadId(object, where), .line = line, .raw = Flag(object, "raw", where), .turns = {}};
   const auto turns = object.find("turns");
   if (turns == object.end() || !turns->is_array() || turns->empty())
     Fail(fmt::format("{}: \"turns\" must be an array with at least one turn", where));
@@ -106,8 +108,7 @@ std::vector<EvaluationTask> ParseEvaluationTasks(std::string_view text) {
     const std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    tasks.push_back(ReadTask(json::parse(line, nullptr, /*allow_exceptions=*/false),
-                             fmt::format("line {}", number)));
+    tasks.push_back(ReadTask(json::parse(line, nullptr, /*allow_exceptions=*/false), number));
   }
   if (tasks.empty()) Fail("holds no conversation; give one JSON object a line");
   return tasks;

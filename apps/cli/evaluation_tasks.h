@@ -26,7 +26,8 @@ struct EvaluationTurn {
 
 struct EvaluationTask {
   std::string id;
-  bool raw = false;  // without the chat template
+  std::int64_t line = 0;  // of the file, from 1
+  bool raw = false;       // without the chat template
   std::vector<EvaluationTurn> turns;
 };
 

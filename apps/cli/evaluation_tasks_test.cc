@@ -37,6 +37,7 @@ TEST(EvaluationTasks, ReadsEveryMember) {
   EXPECT_EQ(std::get<std::string>(*tasks[0].turns[1].score), "y");
   EXPECT_FALSE(tasks[0].turns[1].max_new_tokens);
   EXPECT_EQ(tasks[1].id, "7");
+  EXPECT_EQ(tasks[1].line, 3);
   EXPECT_TRUE(tasks[1].raw);
   EXPECT_EQ(std::get<std::vector<TokenId>>(*tasks[1].turns[0].score), std::vector<TokenId>{5});
 }
@@ -51,7 +52,7 @@ TEST(EvaluationTasks, NamesLineAndMemberOfWhatCannotBe) {
   EXPECT_EQ(Problem(R"({"id": 1, "turns": []})"),
             "line 1: \"turns\" must be an array with at least one turn");
   EXPECT_EQ(Problem(R"({"id": 1, "rwa": true, "turns": [{"prompt": "a"}]})"),
-            "line 1: \"rwa\" is unknown; known are id, raw, turns");
+            "line 1: \"rwa\" is unknown; known are \"id\", \"raw\", \"turns\"");
   EXPECT_EQ(Problem(turn("\"score\": \"b\"")), "line 1, turn 2: \"prompt\" is missing");
   EXPECT_EQ(Problem(turn(R"("prompt": "b", "score": 4)")),
             "line 1, turn 2: \"score\" must be a text or an array of token ids");
