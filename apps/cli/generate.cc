@@ -171,9 +171,7 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
                         if (step.sampled) ++sampled;
                         if (sampled <= 2) begun = engine->metrics();
                       }});
-  if (shown && !answer.text.ends_with('
-')) console->out.Write("
-");
+  if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
   console->err.TryWrite(ForgottenNote(answer.prompt_tokens, begun));
   console->err.TryWrite(RecallNotice().Once(*engine));
   if (console->err.is_terminal())

@@ -84,7 +84,7 @@ TEST_F(UnusableLogitsTest, EndEvaluate) {
         Put("tasks", R"({"id": "q", "raw": true, "turns": [{)" + turn + "}]}")};
   };
   poisoned_.poison = {.after_tokens = 5};
-  const std::string problem = Problem("conversation q, turn 1: ", 5, "the logit of word 0 is NaN");
+  const std::string problem = Problem("line 1, turn 1: ", 5, "the logit of word 0 is NaN");
   ExpectFailure(tasks(R"("prompt": [65, 66, 67], "score": [68, 69, 70, 71])"), problem);
   ExpectFailure(tasks(R"("prompt": [65, 66, 67, 68, 69, 70], "score_prompt": true)"), problem);
   ExpectFailure(tasks(R"("prompt": [65, 66, 67], "max_new_tokens": 9)"), problem);
