@@ -211,7 +211,7 @@ bool RecallStore::MakeRoom(std::span<Lane> lanes, Position logical) noexcept {
   for (Lane& lane : lanes) {
     if (!is_oldest && !is_full(lane)) continue;
     CountDropped(&lane);
-    if (!is_oldest) Remove(&lane, lane.in_order.front());
+    if (!is_oldest) RemoveFrom(&lane, lane.in_order.front());
   }
   return !is_oldest;
 }
@@ -260,10 +260,10 @@ void RecallStore::Refuse(std::int64_t first_lane, std::int64_t lanes) noexcept {
 }
 
 void RecallStore::Remove(std::int64_t lane, std::int64_t slot) {
-  Remove(&lanes_[static_cast<std::size_t>(lane)], slot);
+  RemoveFrom(&lanes_[static_cast<std::size_t>(lane)], slot);
 }
 
-void RecallStore::Remove(Lane* lane, std::int64_t slot) {
+void RecallStore::RemoveFrom(Lane* lane, std::int64_t slot) {
   StoredBlock& block = lane->slots[static_cast<std::size_t>(slot)];
   CAROUSEL_CHECK(block.present());
   lane->in_order.erase(PlaceOf(lane->in_order, lane->slots, block.logical));

@@ -131,7 +131,7 @@ class RecallStore {
   bool MakeRoom(std::span<Lane> lanes, Position logical) noexcept;
   void Put(Lane* lane, Position written, Position logical, const BlockHead& block,
            std::span<const float> sketch);
-  void Remove(Lane* lane, std::int64_t slot);
+  void RemoveFrom(Lane* lane, std::int64_t slot);
   void CountDropped(Lane* lane);
 
   std::unique_ptr<SlabSource> slabs_;
