@@ -266,7 +266,7 @@ class TokenCounter : public AttentionCallback {
 TEST(OpenVinoModelForwardTest, PaddingIsNeitherAttendedToNorReturned) {
   LoadedModel model({});
   DenseAttention attention(model->spec());
-  const auto tokens = RandomTokens(84, 97);
+  const auto tokens = RandomTokens(static_cast<std::int64_t>(PaddedRows(81)), 97);
   for (const std::int64_t count : {2, 7, 13, 33, 41, 57, 81}) {
     const auto bucket = static_cast<std::int64_t>(PaddedRows(static_cast<std::size_t>(count)));
     attention.Forget();

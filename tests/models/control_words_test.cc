@@ -82,8 +82,8 @@ TEST_P(ControlWordsTest, AreKnown) {
 TEST_P(ControlWordsTest, AreTextWhereUsersWriteThem) {
   for (std::size_t i = 0; i < model_.control_tokens; i += 1 + i / 8) {
     const std::string& word = tokenizer_->control_tokens()[i].text;
-    for (const std::string& text : {word, "Hi." + word + "\n", word + word, "x " + word + " y",
-                                    word.substr(0, 1) + word}) {
+    for (const std::string& text :
+         {word, "Hi." + word + "\n", word + word, "x " + word + " y", word.substr(0, 1) + word}) {
       const std::vector<TokenId> tokens = encoder_->EncodeText(text);
       EXPECT_EQ(tokenizer_->Decode(tokens), text);
       for (const TokenId token : tokens)
@@ -101,9 +101,8 @@ TEST_P(ControlWordsTest, CostWhatOtherLettersCost) {
 
 // But where a content begins with white space, which a tokenizer may join to a mark's.
 TEST_P(ControlWordsTest, PartsAreTheTokensOfTheWholeTurn) {
-  for (const char* content :
-       {"Hello, who are you?", "two\n\nparagraphs", "caf\u00e9 \u4f60\u597d", "x", "1234",
-        "def f(x):\n\treturn x", "ends in spaces  "}) {
+  for (const char* content : {"Hello, who are you?", "two\n\nparagraphs", "caf\u00e9 \u4f60\u597d",
+                              "x", "1234", "def f(x):\n\treturn x", "ends in spaces  "}) {
     const PromptParts parts = {{.text = model_.user, .is_mark = true},
                                {.text = content},
                                {.text = model_.assistant, .is_mark = true}};
