@@ -4,11 +4,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "carousel/engine.h"
 #include "carousel/model.h"
+#include "cli/console.h"
 #include "cli/flags.h"
 #include "engine/tokenizer.h"
 #include "measure/attention_load.h"
@@ -39,11 +39,8 @@ struct LoadedEngine {
   std::unique_ptr<Engine> engine;
 };
 
-inline LoadedEngine Load(Backend* backend, const ModelFlags& flags, const EngineConfig& config) {
-  std::unique_ptr<Model> model = backend->LoadModel(flags);
-  std::unique_ptr<Tokenizer> tokenizer =
-      backend->LoadTokenizer(flags, model->spec().vocabulary_size);
-  return {std::move(tokenizer), backend->CreateEngine(std::move(model), config)};
-}
+// Says on `err` which defaults gave way to the model's window.
+LoadedEngine Load(Backend* backend, const ModelFlags& flags, const EngineConfig& config,
+                  TextOutput* err);
 
 }  // namespace carousel

@@ -36,8 +36,6 @@ constexpr std::int64_t kCacheTimes = 4;
 constexpr std::int64_t kMostBytes = std::int64_t{512} << 20;
 // Prompts are bound by arithmetic: as many layers as make a run long enough to be timed.
 constexpr double kFlopsOfRun = 8e9;
-// One at the start, one that is recent, and two to choose from.
-constexpr std::int64_t kFewestBlocksToEvict = 4;
 
 struct PhaseOfContext {
   bool is_decode = true;
@@ -179,11 +177,6 @@ void AttentionBench::RunEvictions(std::int64_t context) {
   shape.context = context;
   shape.queries = shape.block_size;
   shape.layers = 1;
-  if (context < kFewestBlocksToEvict * shape.block_size) {
-    throw Error(ErrorCode::kInvalidArgument, "contexts",
-                fmt::format("{} tokens leave nothing to evict; use at least {}", context,
-                            kFewestBlocksToEvict * shape.block_size));
-  }
   const AttentionLoad load = MakeAttentionLoad(shape, 0);
   progress_.Hide();
   if (table_)

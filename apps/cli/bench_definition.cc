@@ -99,14 +99,13 @@ void AddOutputFlags(FlagSet* flags, std::string* json) {
               json);
 }
 
-void CheckMultiple(const std::string& flag, std::int64_t value) {
+void CheckContext(const std::string& flag, std::int64_t value, std::int64_t least) {
+  if (value < least)
+    throw UsageError(fmt::format("{}: {} is too small; the least is {}", flag, value, least));
   const std::int64_t below = value / kMeasuredBlockSize * kMeasuredBlockSize;
   if (below == value) return;
-  const std::string mend = below == 0
-                               ? fmt::format("use {}", kMeasuredBlockSize)
-                               : fmt::format("use {} or {}", below, below + kMeasuredBlockSize);
-  throw UsageError(fmt::format("{}: {} is not a multiple of the block size {}; {}", flag, value,
-                               kMeasuredBlockSize, mend));
+  throw UsageError(fmt::format("{}: {} is not a multiple of the block size {}; use {} or {}", flag,
+                               value, kMeasuredBlockSize, below, below + kMeasuredBlockSize));
 }
 
 class BenchAttentionCommand : public CommandDefinition {
@@ -117,7 +116,7 @@ class BenchAttentionCommand : public CommandDefinition {
     flags().Integers(
         {"--contexts", "N,...",
          fmt::format("Tokens attended to (default {})", fmt::join(target_.contexts, ","))},
-        {1, 1 << 20}, &target_.contexts);
+        {INT64_MIN, 1 << 20}, &target_.contexts);
     flags().Integer(
         {"--queries", "N",
          "Queries of the prompt phase, the context's last tokens (default: all of them)"},
@@ -152,8 +151,9 @@ class BenchAttentionCommand : public CommandDefinition {
     target_.decode = phase_ == "decode" || phase_ == "both";
     target_.prompt = phase_ == "prompt" || phase_ == "both";
     target_.eviction = phase_ == "eviction";
+    const std::int64_t least = (target_.eviction ? kFewestBlocksToEvict : 1) * kMeasuredBlockSize;
     for (const std::int64_t context : target_.contexts)
-      CheckMultiple(flags().Label("--contexts"), context);
+      CheckContext(flags().Label("--contexts"), context, least);
     CheckAgainstShortest();
     RefuseEmpty(flags(), "--shape-of", target_.shape_of);
     RefuseEmpty(flags(), "--json", target_.json);
@@ -239,6 +239,7 @@ class BenchModelCommand : public CommandDefinition {
       CacheFlags cache = cache_;
       cache.no_eviction = !size.has_value();
       if (size) cache.config.eviction->max_cache_size = *size;
+      cache.config.yields.max_cache_size = !flags().Given("--max-cache-size");
       target_.configs.push_back(CheckedConfig(cache, invocation.labels));
     }
     invocation.labels["prompt"] = flags().Label("--token-ids");

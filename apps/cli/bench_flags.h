@@ -13,6 +13,9 @@
 
 namespace carousel {
 
+// Of a context that is evicted from: one at the start, one that is recent, and two to choose from.
+inline constexpr std::int64_t kFewestBlocksToEvict = 4;
+
 struct BenchAttentionFlags {
   bool decode = true;
   bool prompt = true;

@@ -88,10 +88,11 @@ TEST(BenchFlags, SayWhatIsWrong) {
   };
   EXPECT_EQ(problem({"--contexts", "500"}),
             "--contexts: 500 is not a multiple of the block size 32; use 480 or 512");
-  EXPECT_EQ(problem({"--contexts", "512,20"}),
-            "--contexts: 20 is not a multiple of the block size 32; use 32");
+  EXPECT_EQ(problem({"--contexts", "512,20"}), "--contexts: 20 is too small; the least is 32");
   EXPECT_EQ(problem({"--contexts", "512,,64"}), "--contexts: \"\" is not a whole number");
-  EXPECT_EQ(problem({"--contexts", "0"}), "--contexts: 0 is too small; the least is 1");
+  EXPECT_EQ(problem({"--contexts", "0"}), "--contexts: 0 is too small; the least is 32");
+  EXPECT_EQ(problem({"--phase", "eviction", "--contexts", "100"}),
+            "--contexts: 100 is too small; the least is 128");
   EXPECT_EQ(problem({"--phase", "prefill"}),
             "--phase: \"prefill\" is not one of decode, prompt, both, eviction");
   EXPECT_EQ(problem({"--kv-types", "f16,u8"}),

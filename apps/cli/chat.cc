@@ -207,7 +207,7 @@ int RunChat(const ChatFlags& flags, Backend* backend, Console* console) {
       LoadTurns(flags.model.directory,
                 "or use carousel generate --raw and write the template's marks yourself");
   format.Beginning(flags.system);  // refuses a system message without a place
-  const LoadedEngine loaded = Load(backend, flags.model, flags.config);
+  const LoadedEngine loaded = Load(backend, flags.model, flags.config, &console->err);
   Interrupt interrupt;
   interrupt.Watch(loaded.engine.get());
   const std::unique_ptr<LineReader> reader = MakeLineReader(interrupt);

@@ -218,10 +218,20 @@ TEST(CommandLine, SizesSayTheirLimits) {
           << flag << " " << value << ": " << text;
     }
   }
-  EXPECT_EQ(problem({"--max-cache-size", "160"}).rfind("--max-cache-size: 160 leaves nothing", 0),
-            0U);
+  const std::vector<std::string> full = {"--max-cache-size", "160", "--recent-size", "128",
+                                         "--start-size",     "32"};
+  EXPECT_EQ(problem(full).rfind("--max-cache-size: 160 leaves nothing", 0), 0U) << problem(full);
   // Settings inside a sentence are called by their flags too.
-  EXPECT_NE(problem({"--max-cache-size", "160"}).find("--start-size 32"), std::string::npos);
+  EXPECT_NE(problem(full).find("--start-size 32"), std::string::npos);
+}
+
+TEST(CommandLine, DefaultsAreWholeBlocksOfAnySize) {
+  for (const char* size : {"8", "24", "48", "64", "200", "256"}) {
+    const auto flags = ParseAs<StreamFlags>({"stream", "--text", "a", "--block-size", size});
+    EXPECT_EQ(flags.config.eviction->start_size % flags.config.cache.block_size, 0) << size;
+    EXPECT_FALSE(flags.config.yields.block_size);
+    EXPECT_TRUE(flags.config.yields.max_cache_size);
+  }
 }
 
 TEST(CommandLine, SaysWhatIsWrong) {

@@ -380,5 +380,37 @@ TEST_F(ProgramTest, ASettingThatDoesNotFitTheModelIsBadUsage) {
   EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1);
 }
 
+TEST_F(ProgramTest, TheDefaultsFitASmallWindow) {
+  const std::string text = Put("text", LongText().substr(0, 1500));
+  for (const std::int64_t window : {64, 128, 256, 512, 1024}) {
+    backend_.trained_window = window;
+    const ProgramResult stream = Run({"stream", "--text", text, "--json", "-"});
+    ASSERT_EQ(stream.status, 0) << stream.err;
+    const json summary = Lines(stream.out).back();
+    const std::int64_t size = summary["max_cache_size"];
+    const std::string note =
+        "carousel: note: defaults gave way to what was asked for and to the "
+        "window of " +
+        std::to_string(window) +
+        " tokens that the model was "
+        "trained on: --max-cache-size " +
+        std::to_string(size) + " and not 672";
+    EXPECT_EQ(stream.err.rfind(note, 0), window < 1024 ? 0U : std::string::npos) << stream.err;
+    const ProgramResult info = Run({"info", "--json", Path("info.json")});
+    EXPECT_EQ(json::parse(Get("info.json"))["default_cache"]["max_cache_size"], size);
+    EXPECT_NE(info.out.find("\ncache            " + std::to_string(size) + " tokens"),
+              std::string::npos)
+        << info.out;
+  }
+  // What was asked for is refused, with what would do.
+  backend_.trained_window = 512;
+  const ProgramResult refused = Run({"stream", "--text", text, "--max-cache-size", "672"});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_NE(refused.err.find("--max-cache-size: 672 and a chunk of 32"), std::string::npos)
+      << refused.err;
+  EXPECT_NE(refused.err.find("use at most 448\n"), std::string::npos) << refused.err;
+  EXPECT_EQ(Run({"stream", "--text", text, "--max-cache-size", "448"}).status, 0);
+}
+
 }  // namespace
 }  // namespace carousel

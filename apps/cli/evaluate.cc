@@ -195,7 +195,7 @@ int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console) 
   if (NeedsTurnFormat(tasks))
     format = LoadTurns(flags.model.directory,
                        R"(or give "raw": true and write the template's marks yourself)");
-  const LoadedEngine loaded = Load(backend, flags.model, flags.config);
+  const LoadedEngine loaded = Load(backend, flags.model, flags.config, &console->err);
   Interrupt interrupt;
   interrupt.Watch(loaded.engine.get());
   Evaluation evaluation(flags, loaded, std::move(format), interrupt);

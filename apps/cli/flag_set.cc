@@ -63,8 +63,8 @@ std::int64_t ReadBytes(const std::string& text) {
     }
   }
   const auto number = ParseNumber<std::int64_t>(digits);
-  if (!number) throw UsageError(fmt::format("\"{}\" is not a size; write bytes, 64M or 1G", text));
-  if (*number < 1) throw UsageError(fmt::format("{} is too small; the least is 1", text));
+  if (!number || *number < 1)
+    throw UsageError(fmt::format("\"{}\" is not a size; write bytes, 64M or 1G", text));
   if (*number > (INT64_MAX >> shift)) throw UsageError(fmt::format("{} is too large", text));
   return *number << shift;
 }
@@ -117,6 +117,13 @@ void FlagSet::Integer(Spec spec, IntegerRange range, std::int64_t* target) {
 void FlagSet::OptionalInteger(Spec spec, IntegerRange range, std::optional<std::int64_t>* target) {
   Add(std::move(spec),
       [range, target](const std::string& value) { *target = ReadInteger(value, range); });
+}
+
+void FlagSet::YieldingInteger(Spec spec, IntegerRange range, std::int64_t* target, bool* yields) {
+  Add(std::move(spec), [range, target, yields](const std::string& value) {
+    *target = ReadInteger(value, range);
+    *yields = false;
+  });
 }
 
 void FlagSet::Unsigned(Spec spec, std::uint64_t* target) {

@@ -59,6 +59,8 @@ class FlagSet {
   void Texts(Spec spec, std::vector<std::string>* target);  // may be given more than once
   void Integer(Spec spec, IntegerRange range, std::int64_t* target);
   void OptionalInteger(Spec spec, IntegerRange range, std::optional<std::int64_t>* target);
+  // Of a default that may give way to other settings: *yields becomes false where it was given.
+  void YieldingInteger(Spec spec, IntegerRange range, std::int64_t* target, bool* yields);
   void Unsigned(Spec spec, std::uint64_t* target);
   void Real(Spec spec, double* target);
   void Bytes(Spec spec, std::int64_t* target);  // 4096, 64K, 64M, 1G; powers of 1024

@@ -29,6 +29,12 @@ std::string WithDefault(std::string_view description, const auto& value) {
   return fmt::format("{} (default {})", description, value);
 }
 
+// Of a size; see YieldingSizes.
+std::string WithYieldingDefault(std::string_view description, std::int64_t size) {
+  return fmt::format("{} (default {}, less where the trained window has no room)", description,
+                     size);
+}
+
 // The names of --policy, one line each.
 std::string PolicyLines(std::string_view chosen) {
   std::string lines = WithDefault("Who is evicted, one of these", chosen);
@@ -92,19 +98,21 @@ void AddPolicyFlags(FlagSet* flags, EvictionConfig* eviction) {
 
 void AddEvictionFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   EvictionConfig& eviction = *target->config.eviction;
+  YieldingSizes& yields = target->config.yields;
   flags->Heading(std::string(kEvictionHeading));
-  flags->Integer(
+  flags->YieldingInteger(
       {"--start-size", "N",
-       WithDefault("Tokens at the beginning that are never evicted", eviction.start_size)},
-      kAnySize, &eviction.start_size);
-  flags->Integer({"--recent-size", "N",
-                  WithDefault("Newest tokens that are never evicted", eviction.recent_size)},
-                 kAnySize, &eviction.recent_size);
+       WithYieldingDefault("Tokens at the beginning that are never evicted", eviction.start_size)},
+      kAnySize, &eviction.start_size, &yields.start_size);
+  flags->YieldingInteger(
+      {"--recent-size", "N",
+       WithYieldingDefault("Newest tokens that are never evicted", eviction.recent_size)},
+      kAnySize, &eviction.recent_size, &yields.recent_size);
   if (choice.one_size) {
-    flags->Integer(
+    flags->YieldingInteger(
         {"--max-cache-size", "N",
-         WithDefault("Most tokens in the cache, in each layer", eviction.max_cache_size)},
-        kAnySize, &eviction.max_cache_size);
+         WithYieldingDefault("Most tokens in the cache, in each layer", eviction.max_cache_size)},
+        kAnySize, &eviction.max_cache_size, &yields.max_cache_size);
   }
   AddPolicyFlags(flags, &eviction);
   flags->Choice({"--eviction-groups", "G",
@@ -224,8 +232,10 @@ void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
   flags->Heading("Cache");
   if (choice.one_size)
     flags->Switch({"--no-eviction", "", "Keep every token"}, &target->no_eviction);
-  flags->Integer({"--block-size", "N", WithDefault("Tokens in a block", cache.block_size)},
-                 kAnySize, &cache.block_size);
+  YieldingSizes& yields = target->config.yields;
+  flags->YieldingInteger(
+      {"--block-size", "N", WithYieldingDefault("Tokens in a block", cache.block_size)}, kAnySize,
+      &cache.block_size, &yields.block_size);
   flags->Choice({"--kv-type-k", "T",
                  WithDefault("How keys are held: " + types, Name(cache.key_type)), "key_type"},
                 KvTypeNames(), ParseKvType, &cache.key_type);
@@ -241,10 +251,11 @@ void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target) {
                   "Most tokens that the cache may ever hold, in each layer (default: as needed)",
                   "limit_tokens"},
                  {1, INT64_MAX}, &cache.limit_tokens);
-  flags->Integer(
-      {"--chunk", "N", WithDefault("Most tokens of a text in one step", target->config.chunk_size),
+  flags->YieldingInteger(
+      {"--chunk", "N",
+       WithYieldingDefault("Most tokens of a text in one step", target->config.chunk_size),
        "chunk_size"},
-      kAnySize, &target->config.chunk_size);
+      kAnySize, &target->config.chunk_size, &yields.chunk_size);
 }
 
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
@@ -302,11 +313,40 @@ std::int64_t StoredByDefault(const EvictionConfig& eviction) {
   return std::clamp<std::int64_t>(eviction.max_cache_size, 1, kMost) * kStoredCaches;
 }
 
+// Defaults are whole blocks of their own size; another block size makes them whole blocks of that.
+void RoundDefaults(EngineConfig* config) {
+  const std::int64_t block = config->cache.block_size;
+  if (block < 1 || block > 256) return;  // is going to be refused
+  EvictionConfig& eviction = *config->eviction;
+  const auto round = [block](bool is_default, std::int64_t* size) {
+    if (is_default) *size = (*size + block - 1) / block * block;
+  };
+  round(config->yields.start_size, &eviction.start_size);
+  round(config->yields.recent_size, &eviction.recent_size);
+  round(config->yields.max_cache_size, &eviction.max_cache_size);
+}
+
 }  // namespace
+
+std::string YieldedSizes(const EngineConfig& asked, const EngineConfig& settled) {
+  if (!asked.eviction) return "";
+  std::string sizes;
+  const auto add = [&sizes](std::string_view flag, std::int64_t before, std::int64_t now) {
+    if (now == before) return;
+    sizes += fmt::format("{}{} {} and not {}", sizes.empty() ? "" : ", ", flag, now, before);
+  };
+  add("--max-cache-size", asked.eviction->max_cache_size, settled.eviction->max_cache_size);
+  add("--start-size", asked.eviction->start_size, settled.eviction->start_size);
+  add("--recent-size", asked.eviction->recent_size, settled.eviction->recent_size);
+  add("--block-size", asked.cache.block_size, settled.cache.block_size);
+  add("--chunk", asked.chunk_size, settled.chunk_size);
+  return sizes;
+}
 
 EngineConfig SettledConfig(const CacheFlags& flags) {
   EngineConfig config = flags.config;
   RecallConfig& recall = config.recall;
+  RoundDefaults(&config);
   if (flags.recall_store != "ram") recall.store_file = flags.recall_store;
   recall.blocks = flags.recall_blocks.value_or(kRecalledBlocks);
   recall.yields = !flags.recall_blocks;

@@ -24,7 +24,7 @@ struct ModelFlags {
 // The cache flags write into an EngineConfig whose eviction is set; SettledConfig drops it
 // afterwards.
 struct CacheFlags {
-  EngineConfig config;
+  EngineConfig config{.yields = kAllSizesYield};  // but for those that were given
   bool no_eviction = false;
   std::string recall_store = "ram";  // or a file's name
   // What the program recalls where nothing is said; see SettledConfig.
@@ -111,6 +111,10 @@ void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target);
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
 void AddPinSystemFlag(FlagSet* flags, bool* target);
 void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target);
+
+// What the defaults that gave way came to, for a note; empty: none did. `asked` comes from
+// SettledConfig, `settled` is the engine's.
+std::string YieldedSizes(const EngineConfig& asked, const EngineConfig& settled);
 
 // What the engine is to be told. Throws carousel::Error for what Validate refuses.
 EngineConfig SettledConfig(const CacheFlags& flags);

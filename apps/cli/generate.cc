@@ -152,7 +152,7 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
                   .sampling = flags.sampling.params};
   const Prompt prompt(flags);
 
-  const auto [tokenizer, engine] = Load(backend, flags.model, flags.config);
+  const auto [tokenizer, engine] = Load(backend, flags.model, flags.config, &console->err);
   Interrupt interrupt;
   interrupt.Watch(engine.get());
   PromptEncoder encoder(*tokenizer);

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/json_lines.h"
 #include "cli/numbers.h"
+#include "engine/settings.h"
 #include "rope/declared_rope.h"
 #include "rope/rope_probe.h"
 #include "text/turn_format.h"
@@ -125,6 +126,42 @@ std::int64_t CacheElementsPerToken(const ModelSpec& spec) {
   return elements;
 }
 
+// What a cache has with this model when nothing is said about it.
+struct DefaultCache {
+  std::optional<EngineConfig> config;
+  std::string text;  // or why there is none
+};
+
+DefaultCache SettleDefaults(const ModelSpec& spec, const RopeProbeResult& probe) {
+  const EngineConfig asked = SettledConfig(CacheFlags{});
+  try {
+    const EngineConfig config = Settle(spec, asked, probe).config;
+    const EvictionConfig& eviction = *config.eviction;
+    std::string text = fmt::format(
+        "{} tokens, {} first and {} newest ones never evicted, chunks of {}, blocks of {}, {} "
+        "recalled",
+        Grouped(eviction.max_cache_size), eviction.start_size, eviction.recent_size,
+        config.chunk_size, config.cache.block_size, config.recall.blocks);
+    if (!YieldedSizes(asked, config).empty())
+      text += fmt::format("; smaller than elsewhere ({} tokens), to fit the trained window",
+                          Grouped(asked.eviction->max_cache_size));
+    return {.config = config, .text = std::move(text)};
+  } catch (const Error& error) {
+    return {.config = std::nullopt, .text = fmt::format("none: {}", error.what())};
+  }
+}
+
+ordered_json DefaultCacheJson(const DefaultCache& cache) {
+  if (!cache.config) return {{"reason", cache.text}};
+  const EvictionConfig& eviction = *cache.config->eviction;
+  return {{"max_cache_size", eviction.max_cache_size},
+          {"start_size", eviction.start_size},
+          {"recent_size", eviction.recent_size},
+          {"chunk", cache.config->chunk_size},
+          {"block_size", cache.config->cache.block_size},
+          {"recall_blocks", cache.config->recall.blocks}};
+}
+
 // The chat template's state; a file that is missing or damaged is one of them.
 struct TemplateState {
   bool reducible = false;
@@ -143,8 +180,8 @@ TemplateState DescribeTemplate(const std::string& directory) {
   }
 }
 
-void Print(const ModelSpec& spec, const RopeProbeResult& probe, const TemplateState& chat,
-           TextOutput* out) {
+void Print(const ModelSpec& spec, const RopeProbeResult& probe, const DefaultCache& cache,
+           const TemplateState& chat, TextOutput* out) {
   const auto row = [out](std::string_view name, std::string_view value) {
     out->Write(value.empty() ? fmt::format("{}\n", name) : fmt::format("{:<16} {}\n", name, value));
   };
@@ -171,6 +208,7 @@ void Print(const ModelSpec& spec, const RopeProbeResult& probe, const TemplateSt
   if (spec.declared_rope_theta > 0)
     row("  files claim", fmt::format("theta {:.6g}", spec.declared_rope_theta));
   row("rotation", DescribeRotation(probe, spec));
+  row("cache", cache.text);
   row("chat template", chat.text);
 }
 
@@ -192,7 +230,8 @@ ordered_json LayerJson(const AttentionLayerSpec& layer, const LayerRopeFinding& 
           {"reason", finding.reason}};
 }
 
-ordered_json Json(const ModelSpec& spec, const RopeProbeResult& probe, const TemplateState& chat) {
+ordered_json Json(const ModelSpec& spec, const RopeProbeResult& probe, const DefaultCache& cache,
+                  const TemplateState& chat) {
   ordered_json layers = ordered_json::array();
   for (std::size_t i = 0; i < spec.layers.size(); ++i)
     layers.push_back(LayerJson(spec.layers[i], probe.layers[i]));
@@ -208,6 +247,7 @@ ordered_json Json(const ModelSpec& spec, const RopeProbeResult& probe, const Tem
           {"declared_rope_theta", spec.declared_rope_theta},
           {"rope", VerdictName(probe.verdict)},
           {"rotation_reason", DescribeRotation(probe, spec)},
+          {"default_cache", DefaultCacheJson(cache)},
           {"chat_template_reducible", chat.reducible},
           {"chat_template", chat.text},
           {"layers", std::move(layers)}};
@@ -223,9 +263,10 @@ int RunInfo(const InfoFlags& flags, Backend* backend, Console* console) {
       ProbeRope(*model, {.tokens = {}, .trained_window = model->spec().trained_window});
   CheckDeclaredRope(model->spec(), probe);
   const TemplateState chat = DescribeTemplate(flags.model.directory);
-  if (flags.json != "-") Print(model->spec(), probe, chat, &console->out);
+  const DefaultCache cache = SettleDefaults(model->spec(), probe);
+  if (flags.json != "-") Print(model->spec(), probe, cache, chat, &console->out);
   if (json) {
-    json->Write(Json(model->spec(), probe, chat));
+    json->Write(Json(model->spec(), probe, cache, chat));
     json->Close();
   }
   return 0;

@@ -229,7 +229,7 @@ int RunStream(const StreamFlags& flags, Backend* backend, Console* console) {
   LoadedEngine loaded;  // outlives who watches it
   Interrupt interrupt;
   PeekedSource source(OpenByteSource(flags.text, interrupt.wake_fd()));
-  loaded = Load(backend, flags.model, flags.config);
+  loaded = Load(backend, flags.model, flags.config, &console->err);
   Engine* const engine = loaded.engine.get();
   interrupt.Watch(engine);
   report.Begin(*engine);

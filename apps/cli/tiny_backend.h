@@ -29,7 +29,7 @@ class TinyBackend : public Backend {
       throw Error(ErrorCode::kModel, "model", flags.directory + " is not there");
     return std::make_unique<TinyModel>(
         TinyModelOptions{.vocabulary_size = Tokens()->vocabulary_size(),
-                         .trained_window = 4096,
+                         .trained_window = trained_window,
                          .end_tokens = {Tokens()->special_token()}});
   }
   std::unique_ptr<Tokenizer> LoadTokenizer(const ModelFlags& /*flags*/,
@@ -42,6 +42,7 @@ class TinyBackend : public Backend {
   }
 
   int models_loaded = 0;
+  std::int64_t trained_window = 4096;
 
  private:
   static std::unique_ptr<FakeTokenizer> Tokens() {

@@ -144,15 +144,30 @@ struct RecallConfig {
   std::optional<KvType> kv_type;
 };
 
+// Which sizes give way to others and to the model's trained window: defaults, that nobody asked
+// for. They are made smaller (never larger) where the window has no room, the block size as well,
+// and the start and recent areas where they would fill the cache. Engine::config() has what came of
+// it. Sizes that do not yield are refused.
+struct YieldingSizes {
+  bool block_size = false;
+  bool chunk_size = false;
+  bool start_size = false;
+  bool recent_size = false;
+  bool max_cache_size = false;
+};
+inline constexpr YieldingSizes kAllSizesYield = {true, true, true, true, true};
+
 struct EngineConfig {
   CacheConfig cache;
   std::optional<EvictionConfig> eviction = EvictionConfig{};  // nullopt: keep everything
   RecallConfig recall;                                        // only beside eviction
   std::int64_t chunk_size = 256;  // most tokens of a prompt in one step; at least block_size
+  YieldingSizes yields;
 };
 
 // Throws carousel::Error (kInvalidArgument) that names the first field at fault, its value, the
-// limit and the nearest legal value. Needs no model; Engine::Create checks what depends on one.
+// limit and the nearest legal value. Needs no model; Engine::Create checks what depends on one, and
+// all of it again once the sizes that yield are settled.
 void Validate(const EngineConfig& config);
 
 // The names that flags, environment variables and JSON use ("norm_sum", "query", "at_end", ...).

@@ -28,35 +28,61 @@ void CheckRange(std::string_view field, std::int64_t value, std::int64_t least, 
   if (value > most) Refuse(field, fmt::format("{} is too large; the most is {}", value, most));
 }
 
-void CheckMultiple(std::string_view field, std::int64_t value, std::int64_t block_size) {
-  CheckRange(field, value, 1, kLargestSize);
+// Whole blocks. What is proposed in place of others is from `least`, whole blocks as well, to
+// `most`; the caller refuses whole blocks below `least`.
+void CheckMultiple(std::string_view field, std::int64_t value, std::int64_t block_size,
+                   std::int64_t least, std::int64_t most) {
+  most = most / block_size * block_size;
+  if (value < 1) Refuse(field, fmt::format("{} is too small; the least is {}", value, least));
+  if (value > most) Refuse(field, fmt::format("{} is too large; the most is {}", value, most));
   if (value % block_size == 0) return;
   const std::int64_t below = value / block_size * block_size;
-  const std::string nearest = below == 0 ? fmt::format("{}", block_size)
-                                         : fmt::format("{} or {}", below, below + block_size);
+  const std::string nearest = below < least ? fmt::format("{}", std::max(below + block_size, least))
+                                            : fmt::format("{} or {}", below, below + block_size);
   Refuse(field, fmt::format("{} is not a multiple of the block size {}; use {}", value, block_size,
                             nearest));
 }
 
-void CheckBudget(std::string_view field, std::int64_t size, const EvictionConfig& eviction,
+// The least that the areas in which nothing is evicted can come to, and a block.
+struct LeastSizes {
+  std::int64_t start = 0;
+  std::int64_t recent = 0;
+  std::int64_t block = 0;
+};
+
+LeastSizes LeastOf(const EngineConfig& config) {
+  const YieldingSizes& yields = config.yields;
+  const std::int64_t block =
+      yields.block_size ? KeyTokensMultiple(config.cache.key_type) : config.cache.block_size;
+  return {.start = yields.start_size ? block : config.eviction->start_size,
+          .recent = yields.recent_size ? block : config.eviction->recent_size,
+          .block = block};
+}
+
+void CheckBudget(std::string_view field, std::int64_t size, const LeastSizes& sizes,
                  std::int64_t block_size) {
-  CheckMultiple(field, size, block_size);
-  const std::int64_t kept = eviction.start_size + eviction.recent_size;
-  if (size <= kept) {
+  const std::int64_t needed = sizes.start + sizes.recent + sizes.block;
+  const std::int64_t least = (needed + block_size - 1) / block_size * block_size;
+  CheckMultiple(field, size, block_size, least, kLargestSize);
+  if (size < needed) {
     Refuse(field, fmt::format(
                       "{} leaves nothing to evict between start_size {} and recent_size {}; use at "
                       "least {}",
-                      size, eviction.start_size, eviction.recent_size, kept + block_size));
+                      size, sizes.start, sizes.recent, least));
   }
 }
 
-void ValidateEviction(const EvictionConfig& eviction, std::int64_t block_size) {
-  CheckMultiple("start_size", eviction.start_size, block_size);
-  CheckMultiple("recent_size", eviction.recent_size, block_size);
-  CheckBudget("max_cache_size", eviction.max_cache_size, eviction, block_size);
-  for (const std::int64_t size : eviction.layer_max_cache_size) {
-    CheckBudget("layer_max_cache_size", size, eviction, block_size);
-  }
+void ValidateEviction(const EngineConfig& config) {
+  const EvictionConfig& eviction = *config.eviction;
+  const std::int64_t block_size = config.cache.block_size;
+  // So that a cache can be larger than both.
+  constexpr std::int64_t kLargestArea = kLargestSize / 4;
+  CheckMultiple("start_size", eviction.start_size, block_size, block_size, kLargestArea);
+  CheckMultiple("recent_size", eviction.recent_size, block_size, block_size, kLargestArea);
+  const LeastSizes least = LeastOf(config);
+  CheckBudget("max_cache_size", eviction.max_cache_size, least, block_size);
+  for (const std::int64_t size : eviction.layer_max_cache_size)
+    CheckBudget("layer_max_cache_size", size, least, block_size);
   CheckRange("snapkv_window", eviction.snapkv_window, 0, kLargestSize);
   CheckRange("pooling_width", eviction.pooling_width, 1, 1023);
   if (eviction.pooling_width % 2 == 0) {
@@ -159,24 +185,18 @@ std::optional<Enum> ParseIn(const std::array<NameTable<Enum>, kCount>& table,
 
 void Validate(const EngineConfig& config) {
   const CacheConfig& cache = config.cache;
-  CheckRange("block_size", cache.block_size, 8, 256);
-  if (cache.block_size % 8 != 0) {
-    const std::int64_t below = cache.block_size / 8 * 8;
-    Refuse("block_size", fmt::format("{} is not a multiple of 8; use {} or {}", cache.block_size,
-                                     below, below + 8));
-  }
   const std::int64_t multiple = KeyTokensMultiple(cache.key_type);
+  CheckRange("block_size", cache.block_size, multiple, 256);
   if (cache.block_size % multiple != 0) {
     const std::int64_t below = cache.block_size / multiple * multiple;
     Refuse("block_size",
-           fmt::format("{} does not go with {} keys, which are packed {} tokens at a time; use {}, "
-                       "or other keys",
-                       cache.block_size, Name(cache.key_type), multiple, below + multiple));
+           fmt::format("{} is not a multiple of {}, as {} keys are packed; use {} or {}",
+                       cache.block_size, multiple, Name(cache.key_type), below, below + multiple));
   }
   CheckRange("limit_bytes", cache.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
   CheckRange("limit_tokens", cache.limit_tokens, 0, kLargestSize);
   CheckRange("chunk_size", config.chunk_size, cache.block_size, 65536);
-  if (config.eviction) ValidateEviction(*config.eviction, cache.block_size);
+  if (config.eviction) ValidateEviction(config);
   ValidateRecall(config);
 }
 

@@ -30,10 +30,10 @@ void CheckNumber(std::string_view field, double value, double least, double most
 void Validate(const SamplingParams& params) {
   CheckNumber("temperature", params.temperature, 0.0, 100.0);
   CheckNumber("top_k", static_cast<double>(params.top_k), 0.0, 1e9);
-  CheckNumber("top_p", params.top_p, 0.0, 1.0);
-  if (params.top_p == 0.0) {
-    throw Error(ErrorCode::kInvalidArgument, "top_p",
-                "0 keeps no token; use a number above 0, or 1 for all");
+  if (!(params.top_p > 0.0 && params.top_p <= 1.0)) {  // a NaN is neither
+    throw Error(
+        ErrorCode::kInvalidArgument, "top_p",
+        fmt::format("{} is outside (0, 1]; use a number above 0 and up to 1", params.top_p));
   }
   CheckNumber("min_p", params.min_p, 0.0, 1.0);
   CheckNumber("repetition_penalty", params.repetition_penalty, 1e-3, 1e3);

@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "cache/plane_layout.h"
 #include "carousel/error.h"
-#include "eviction/budget.h"
+#include "engine/window_fit.h"
 #include "rope/declared_rope.h"
 
 namespace carousel {
@@ -44,9 +44,9 @@ PositionPolicy SettlePositions(const EvictionConfig& eviction, Rotation rotation
   if (eviction.positions == PositionPolicy::kCompact) {
     throw Error(
         ErrorCode::kInvalidArgument, "positions",
-        fmt::format(
-            "compact needs rotation, which is off ({}); use keep or auto, or turn rotation on",
-            probe.verdict == RopeVerdict::kRefused ? probe.reason : "by configuration"));
+        fmt::format("compact needs rotation, which is off ({}); use keep or auto{}",
+                    probe.verdict == RopeVerdict::kRefused ? probe.reason : "by configuration",
+                    probe.verdict == RopeVerdict::kRefused ? "" : ", or turn rotation on"));
   }
   return PositionPolicy::kKeep;
 }
@@ -55,127 +55,105 @@ std::int64_t BlocksFor(std::int64_t tokens, std::int64_t block_size) {
   return (tokens + block_size - 1) / block_size;
 }
 
-// What a layer's sliding window needs between steps: its tokens, and a block that stands half
-// inside. 0: the layer has none, or one so long that with a chunk it passes the trained window;
-// then it is no help, and the layer is treated as one that sees everything.
-std::int64_t WindowTokens(const AttentionLayerSpec& layer, std::int64_t trained_window,
-                          const EngineConfig& config) {
+// The rotation and the positions in force, but for a window that is not known.
+PositionRules SettleRules(const ModelSpec& spec, const EngineConfig& config,
+                          const RopeProbeResult& probe) {
+  PositionRules rules{.policy = PositionPolicy::kKeep,
+                      .rotation = SettleRotation(*config.eviction, probe),
+                      .trained_window = spec.trained_window,
+                      .max_step_tokens = config.chunk_size};
+  const bool recalls = config.recall.blocks > 0 && rules.rotation != Rotation::kKeys;
+  rules.policy = SettlePositions(*config.eviction, rules.rotation, recalls, probe);
+  return rules;
+}
+
+// Whether positions may have to be compact inside the trained window.
+bool IsBoundByWindow(const PositionRules& rules) {
+  return rules.policy != PositionPolicy::kKeep && rules.trained_window > 0;
+}
+
+void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe,
+                    std::int64_t asked_block_size, EngineSettings* settings) {
+  const EngineConfig& config = settings->config;
   const std::int64_t block_size = config.cache.block_size;
-  if (layer.sliding_window == 0) return 0;
-  const std::int64_t tokens = (BlocksFor(layer.sliding_window, block_size) + 1) * block_size;
-  const bool fits =
-      trained_window == 0 || tokens + config.chunk_size + block_size <= trained_window;
-  return fits ? tokens : 0;
-}
-
-// What each group may hold. Blocks past a window go by themselves, so nothing inside it has to; the
-// budget is split between the layers that have none.
-std::vector<std::int64_t> GroupSizes(const ModelSpec& spec, const EngineSettings& settings) {
-  const EvictionConfig& eviction = *settings.config.eviction;
-  std::vector<std::size_t> rank(spec.layers.size(), 0);  // among the layers that share the budget
-  std::int64_t sharing = 0;
-  for (std::size_t group = 0; group < settings.groups.size(); ++group) {
-    if (settings.window_tokens[group] > 0 || settings.groups[group].first_kv_head > 0) continue;
-    rank[static_cast<std::size_t>(settings.groups[group].layer)] =
-        static_cast<std::size_t>(sharing++);
-  }
-  const auto shared = LayerSizes(eviction, sharing, settings.config.cache.block_size);
-  const bool is_per_layer = !eviction.layer_max_cache_size.empty();
-  std::vector<std::int64_t> sizes;
-  for (std::size_t group = 0; group < settings.groups.size(); ++group) {
-    const auto layer = static_cast<std::size_t>(settings.groups[group].layer);
-    const std::int64_t window = settings.window_tokens[group];
-    sizes.push_back(window > 0 ? window : shared[is_per_layer ? layer : rank[layer]]);
-  }
-  return sizes;
-}
-
-void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe, EngineSettings* settings) {
-  const EvictionConfig& eviction = *settings->config.eviction;
-  const std::int64_t block_size = settings->config.cache.block_size;
-  const auto layers = spec.layers.size();
-  if (!eviction.layer_max_cache_size.empty() && eviction.layer_max_cache_size.size() != layers) {
-    throw Error(ErrorCode::kInvalidArgument, "layer_max_cache_size",
-                fmt::format("{} sizes for {} layers; give one for each layer or none",
-                            eviction.layer_max_cache_size.size(), layers));
-  }
-  settings->max_cache_size = GroupSizes(spec, *settings);
-  std::int64_t largest = 0;
-  for (std::size_t group = 0; group < settings->groups.size(); ++group) {
-    const std::int64_t size = settings->max_cache_size[group];
-    const auto layer = static_cast<std::size_t>(settings->groups[group].layer);
-    largest = std::max(
-        largest, settings->window_tokens[group] > 0
-                     ? size
-                     : LargestHeadSize(eviction, size, spec.layers[layer].kv_heads, block_size));
-  }
+  settings->max_cache_size = LayOutCache(spec, config).max_cache_size;
   // Heads that share a layer's size share a pool as well, so the sum is what counts.
   for (const std::int64_t size : settings->max_cache_size) {
     // One block beyond max and chunk: a chunk may start and end inside a block.
-    settings->reserved_blocks.push_back(
-        (size + settings->config.chunk_size + block_size - 1) / block_size + 1);
+    settings->reserved_blocks.push_back(BlocksFor(size + config.chunk_size, block_size) + 1);
   }
 
   PositionRules& rules = settings->rules;
-  rules.rotation = SettleRotation(eviction, probe);
-  const bool recalls = settings->config.recall.blocks > 0 && rules.rotation != Rotation::kKeys;
-  rules.policy = SettlePositions(eviction, rules.rotation, recalls, probe);
+  rules = SettleRules(spec, config, probe);
   settings->rotation_reason = probe.reason;
   if (probe.verdict == RopeVerdict::kRotates) settings->model_rope = probe.spec();
   if (rules.rotation != Rotation::kOff) settings->rope = settings->model_rope;
 
   RecallConfig& recall = settings->config.recall;
-  const std::int64_t alone = largest + settings->config.chunk_size + block_size;
   if (recall.yields && rules.rotation == Rotation::kKeys) recall.blocks = 0;
-  if (recall.yields && rules.policy != PositionPolicy::kKeep && spec.trained_window > 0) {
-    recall.blocks =
-        std::clamp<std::int64_t>((spec.trained_window - alone) / block_size, 0, recall.blocks);
+  if (IsBoundByWindow(rules)) {
+    while (recall.yields && recall.blocks > 0 &&
+           MostPositions(spec, config, recall.blocks) > spec.trained_window) {
+      --recall.blocks;
+    }
+    CheckFitsWindow(spec, config, asked_block_size);
   }
-  const std::int64_t most = alone + recall.blocks * block_size;
   if (spec.trained_window == 0) {
     // Nothing says how far keeping is safe, so compact from the start; angles stay small all the
     // same.
     if (rules.policy == PositionPolicy::kAuto) rules.policy = PositionPolicy::kCompact;
-    rules.trained_window = 2 * most;
-  } else if (rules.policy != PositionPolicy::kKeep && most > spec.trained_window) {
-    if (largest > eviction.max_cache_size && eviction.layer_max_cache_size.empty()) {
-      throw Error(
-          ErrorCode::kInvalidArgument, "max_cache_size",
-          fmt::format(
-              "{}, split as budget {} does, and a chunk of {} can come to {} positions, more "
-              "than the {} that the model was trained on; use less, or budget uniform",
-              eviction.max_cache_size, Name(eviction.budget), settings->config.chunk_size, most,
-              spec.trained_window));
-    }
-    throw Error(
-        ErrorCode::kInvalidArgument, "max_cache_size",
-        fmt::format(
-            "{} and a chunk of {} need {} positions, more than the {} that the model was trained "
-            "on; use at most {}",
-            largest, settings->config.chunk_size, most, spec.trained_window,
-            (spec.trained_window - settings->config.chunk_size - block_size) / block_size *
-                block_size));
+    rules.trained_window = 2 * MostPositions(spec, config, recall.blocks);
   }
+}
+
+// What a limit of so many tokens in each layer comes to.
+std::int64_t BytesOfTokens(const EngineSettings& settings, std::int64_t limit_tokens) {
+  const std::int64_t block_size = settings.config.cache.block_size;
+  std::int64_t bytes = 0;
+  for (std::size_t group = 0; group < settings.groups.size(); ++group) {
+    const std::int64_t window = settings.window_tokens[group];
+    // A window never holds more, so what it does not need is not given to the other layers.
+    const std::int64_t tokens =
+        window > 0 ? std::min(limit_tokens, window + settings.config.chunk_size + block_size)
+                   : limit_tokens;
+    bytes +=
+        BlocksFor(tokens, block_size) * static_cast<std::int64_t>(settings.shapes[group].bytes());
+  }
+  return bytes;
+}
+
+// Throws where a limit has no room for what is taken at the start.
+void CheckLimits(const EngineSettings& settings) {
+  const CacheConfig& cache = settings.config.cache;
+  std::int64_t needed = 0;
+  std::int64_t least_tokens = 0;
+  for (std::size_t group = 0; group < settings.reserved_blocks.size(); ++group) {
+    const std::int64_t blocks = settings.reserved_blocks[group];
+    needed += blocks * static_cast<std::int64_t>(settings.shapes[group].bytes());
+    least_tokens = std::max(least_tokens, blocks * cache.block_size);
+  }
+  const auto refuse = [](std::string_view field, std::int64_t given, std::int64_t least) {
+    throw Error(ErrorCode::kOutOfMemory, field,
+                fmt::format("{} is too little for a full cache and a chunk; lower max_cache_size, "
+                            "or use at least {}",
+                            given, least));
+  };
+  if (cache.limit_bytes > 0 && cache.limit_bytes < needed)
+    refuse("limit_bytes", cache.limit_bytes, needed);
+  if (cache.limit_tokens == 0 || BytesOfTokens(settings, cache.limit_tokens) >= needed) return;
+  while (least_tokens > cache.block_size &&
+         BytesOfTokens(settings, least_tokens - cache.block_size) >= needed)
+    least_tokens -= cache.block_size;
+  refuse("limit_tokens", cache.limit_tokens, least_tokens);
 }
 
 // Both limits as one in bytes.
 std::int64_t SettleLimit(const EngineSettings& settings) {
   const CacheConfig& cache = settings.config.cache;
-  std::int64_t limit = cache.limit_bytes;
-  if (cache.limit_tokens > 0) {
-    std::int64_t bytes = 0;
-    for (std::size_t group = 0; group < settings.groups.size(); ++group) {
-      const std::int64_t window = settings.window_tokens[group];
-      // A window never holds more, so what it does not need is not given to the other layers.
-      const std::int64_t tokens =
-          window > 0 ? std::min(cache.limit_tokens, window + settings.config.chunk_size)
-                     : cache.limit_tokens;
-      bytes += BlocksFor(tokens, cache.block_size) *
-               static_cast<std::int64_t>(settings.shapes[group].bytes());
-    }
-    limit = limit == 0 ? bytes : std::min(limit, bytes);
-  }
-  return limit;
+  CheckLimits(settings);
+  if (cache.limit_tokens == 0) return cache.limit_bytes;
+  const std::int64_t bytes = BytesOfTokens(settings, cache.limit_tokens);
+  return cache.limit_bytes == 0 ? bytes : std::min(cache.limit_bytes, bytes);
 }
 
 void CheckValueType(std::string_view field, KvType type, std::int64_t value_dim) {
@@ -221,13 +199,36 @@ void SettleRecall(const ModelSpec& spec, EngineSettings* settings) {
 
 }  // namespace
 
-EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
+namespace {
+
+// What was asked for, with the sizes that yield made to fit.
+EngineConfig FittedConfig(const ModelSpec& spec, EngineConfig config,
+                          const RopeProbeResult& probe) {
+  if (!config.eviction) return config;
+  EvictionConfig& eviction = *config.eviction;
+  const auto layers = spec.layers.size();
+  if (!eviction.layer_max_cache_size.empty() && eviction.layer_max_cache_size.size() != layers) {
+    throw Error(ErrorCode::kInvalidArgument, "layer_max_cache_size",
+                fmt::format("{} sizes for {} layers; give one for each layer or none",
+                            eviction.layer_max_cache_size.size(), layers));
+  }
+  if (eviction.budget == Budget::kAdaptive) eviction.grouping = Grouping::kHead;
+  config = FitSizes(spec, config, IsBoundByWindow(SettleRules(spec, config, probe)));
+  // Once more, now that nothing yields any longer.
+  EngineConfig settled = config;
+  settled.yields = {};
+  Validate(settled);
+  return config;
+}
+
+}  // namespace
+
+EngineSettings Settle(const ModelSpec& spec, const EngineConfig& asked,
                       const RopeProbeResult& probe) {
-  Validate(config);
+  Validate(asked);
   EngineSettings settings;
-  settings.config = config;
-  if (config.eviction && config.eviction->budget == Budget::kAdaptive)
-    settings.config.eviction->grouping = Grouping::kHead;
+  settings.config = FittedConfig(spec, asked, probe);
+  const EngineConfig& config = settings.config;
   settings.rules = {.policy = PositionPolicy::kKeep,
                     .rotation = Rotation::kOff,
                     .trained_window = spec.trained_window,
@@ -235,8 +236,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
   settings.rope.layers.resize(spec.layers.size());
   settings.model_rope = settings.rope;
   settings.groups =
-      MakeCacheGroups(spec.layers, settings.config.eviction ? settings.config.eviction->grouping
-                                                            : Grouping::kLayer);
+      MakeCacheGroups(spec.layers, config.eviction ? config.eviction->grouping : Grouping::kLayer);
   for (const CacheGroup& group : settings.groups) {
     const AttentionLayerSpec& layer = spec.layers[static_cast<std::size_t>(group.layer)];
     CheckValueType("value_type", config.cache.value_type, layer.value_dim);
@@ -249,11 +249,12 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
                                .value_type = config.cache.value_type});
   }
   if (config.eviction) {
-    SettleEviction(spec, probe, &settings);
+    SettleEviction(spec, probe, asked.cache.block_size, &settings);
     SettleRecall(spec, &settings);
   } else {
     settings.rotation_reason = "nothing is evicted, so nothing has to rotate";
   }
+  settings.config.yields = {};
   settings.limit_bytes = SettleLimit(settings);
   return settings;
 }

@@ -19,7 +19,7 @@
 namespace carousel {
 
 struct EngineSettings {
-  EngineConfig config;
+  EngineConfig config;             // nothing yields any longer
   PositionRules rules;             // rotation and positions in force
   std::string rotation_reason;     // for people
   std::vector<CacheGroup> groups;  // by layer, then by head

@@ -7,6 +7,7 @@
 #include "carousel/engine.h"
 #include "carousel/error.h"
 #include "engine/tiny_model.h"
+#include "testing/advice.h"
 
 namespace carousel {
 namespace {
@@ -94,7 +95,7 @@ TEST(Settle, LayersWithAWindowKeepIt) {
   config.cache.limit_tokens = 200;
   const EngineSettings limited = SettleFor(options, config);
   const auto block_bytes = static_cast<std::int64_t>(limited.shapes[0].bytes());
-  EXPECT_EQ(limited.limit_bytes, (25 + 8) * block_bytes);
+  EXPECT_EQ(limited.limit_bytes, (25 + 9) * block_bytes);
   // One budget covers both kinds.
   config.cache.limit_tokens = 0;
   config.cache.limit_bytes = (9 + 13) * block_bytes;
@@ -165,8 +166,36 @@ TEST(Settle, LimitsInTokensAndBytes) {
   config.cache.limit_tokens = 100;  // 13 blocks in each of 2 layers
   const EngineSettings settings = SettleFor({}, config);
   EXPECT_EQ(settings.limit_bytes, 2 * 13 * static_cast<std::int64_t>(settings.shapes[0].bytes()));
-  config.cache.limit_bytes = 1000;
-  EXPECT_EQ(SettleFor({}, config).limit_bytes, 1000);
+  config.cache.limit_bytes = settings.limit_bytes + 1000;
+  EXPECT_EQ(SettleFor({}, config).limit_bytes, settings.limit_bytes);
+  config.cache.limit_tokens = 200;
+  EXPECT_EQ(SettleFor({}, config).limit_bytes, settings.limit_bytes + 1000);
+}
+
+TEST(Settle, LimitsThatAreTooSmallSayWhatWouldDo) {
+  const auto least = [](const EngineConfig& config, const std::string& field) {
+    try {
+      SettleFor({.sliding_window = {20, 0}}, config);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.field(), field);
+      return static_cast<std::int64_t>(ProposedNumbers(error.problem()).back());
+    }
+    return std::int64_t{0};
+  };
+  for (const std::int64_t limit : {1, 100, 1000}) {
+    EngineConfig config = SmallConfig();
+    config.cache.limit_bytes = limit;
+    const std::int64_t bytes = least(config, "limit_bytes");
+    config.cache.limit_bytes = bytes;
+    EXPECT_EQ(least(config, ""), 0);
+    config.cache.limit_bytes = bytes - 1;
+    EXPECT_EQ(least(config, "limit_bytes"), bytes);
+  }
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 1;
+  EXPECT_EQ(least(config, "limit_tokens"), 104);  // 64, a chunk of 32, a block begun
+  config.cache.limit_tokens = 104;
+  EXPECT_EQ(least(config, ""), 0);
 }
 
 TEST(Settle, OneSizePerLayerOrNone) {

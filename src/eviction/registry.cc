@@ -80,7 +80,8 @@ void ValidatePolicy(const EvictionConfig& config) {
   const auto within = [](std::string_view field, std::int64_t value, std::int64_t least,
                          std::int64_t most) {
     if (value < least || value > most)
-      Refuse(field, fmt::format("{} is outside {} to {}", value, least, most));
+      Refuse(field,
+             fmt::format("{} is out of range; use a number from {} to {}", value, least, most));
   };
   within("rkv_window", config.rkv_window, 1, 1024);
   within("expected_positions", config.expected_positions, 1, 65536);
