@@ -65,11 +65,22 @@ std::int64_t FittingBlockSize(const EngineConfig& config, std::int64_t window) {
   return size;
 }
 
+// Whether only max_cache_size says how large the cache is, and yields.
+bool CacheYields(const EngineConfig& config) {
+  return config.yields.max_cache_size && config.eviction->layer_max_cache_size.empty();
+}
+
+std::int64_t SmallestCache(const EngineConfig& config) {
+  std::int64_t smallest = config.eviction->max_cache_size;
+  for (const std::int64_t size : config.eviction->layer_max_cache_size)
+    smallest = std::min(smallest, size);
+  return smallest;
+}
+
 void LeaveABlockToEvict(EngineConfig* config) {
   EvictionConfig& eviction = *config->eviction;
   const std::int64_t block = config->cache.block_size;
-  std::int64_t smallest = eviction.max_cache_size;
-  for (const std::int64_t size : eviction.layer_max_cache_size) smallest = std::min(smallest, size);
+  const std::int64_t smallest = SmallestCache(*config);
   const auto shrink = [&](bool may, std::int64_t* size) {
     const std::int64_t over = std::max<std::int64_t>(0, LeastCache(*config) - smallest);
     if (may) *size -= std::min(over, *size - block);
@@ -83,7 +94,7 @@ void FitWindow(const ModelSpec& spec, EngineConfig* config) {
   const auto fits = [&] {
     return MostPositions(spec, *config, RecallThatMustFit(*config)) <= window;
   };
-  if (fits()) return;
+  if (fits() && LeastCache(*config) <= SmallestCache(*config)) return;
   const YieldingSizes& yields = config->yields;
   EvictionConfig& eviction = *config->eviction;
   if (yields.block_size) config->cache.block_size = FittingBlockSize(*config, window);
@@ -93,9 +104,8 @@ void FitWindow(const ModelSpec& spec, EngineConfig* config) {
     if (may) *size = std::min(*size, std::max(least, part));
   };
   // The areas are a part of the cache: they make room where the cache yields as well.
-  const bool cache_yields = yields.max_cache_size && eviction.layer_max_cache_size.empty();
-  const bool start_yields = cache_yields && yields.start_size;
-  const bool recent_yields = cache_yields && yields.recent_size;
+  const bool start_yields = CacheYields(*config) && yields.start_size;
+  const bool recent_yields = CacheYields(*config) && yields.recent_size;
   shrink(yields.chunk_size, kChunkShare, block, &config->chunk_size);
   shrink(start_yields, kStartShare, block, &eviction.start_size);
   shrink(recent_yields, kRecentShare, block, &eviction.recent_size);
@@ -217,7 +227,7 @@ class WindowMend {
   // The least that can be asked for, in whole blocks as they were asked for.
   std::int64_t LeastAskedCache() const {
     const std::int64_t least = LeastCache(least_);
-    if (given_.yields.max_cache_size) return least;
+    if (CacheYields(given_)) return least;
     return (least + asked_block_ - 1) / asked_block_ * asked_block_;
   }
   void SetCache(std::int64_t size) {
