@@ -1,6 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 # How a room is built: one static library, its tests beside it.
 
+# The same sources are compiled for several presets and clones; what was compiled before comes from ccache where that
+# is installed. Paths inside a clone are told relative to it, so that clones share what they compile.
+find_program(CAROUSEL_CCACHE ccache)
+if(CAROUSEL_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      ${CAROUSEL_CCACHE})
+endif()
+
+# Highway's targets that this machine's processor cannot run, into the list `result`.
+function(carousel_targets_beyond_host result)
+  set(beyond "")
+  if(EXISTS /proc/cpuinfo AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+    file(STRINGS /proc/cpuinfo flags REGEX "^flags" LIMIT_COUNT 1)
+    if(NOT flags MATCHES " avx512vnni| avx512_vnni")
+      list(APPEND beyond HWY_AVX3_DL)
+    endif()
+    if(NOT flags MATCHES " avx512f")
+      list(APPEND beyond HWY_AVX3)
+    endif()
+  endif()
+  set(${result} ${beyond} PARENT_SCOPE)
+endfunction()
+
 function(carousel_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
                          -Wno-missing-field-initializers)
@@ -30,6 +55,29 @@ function(carousel_room name)
   carousel_compile_options(carousel_${name})
 endfunction()
 
+# The test libraries' headers cost more than most tests' own lines, so they are compiled once. Programs are compiled
+# as position-independent executables, which the headers must be as well.
+function(carousel_test_headers)
+  set(source ${PROJECT_BINARY_DIR}/test_headers.cc)
+  file(CONFIGURE OUTPUT ${source} CONTENT "// Only there because a target wants a source.\n")
+  add_library(test_headers OBJECT ${source})
+  set_target_properties(test_headers PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(test_headers PRIVATE -fPIE)
+  target_link_libraries(test_headers PRIVATE GTest::gmock rapidcheck fmt::fmt)
+  target_precompile_headers(test_headers PRIVATE
+    <gtest/gtest.h> <gmock/gmock.h> <rapidcheck/gtest.h> <fmt/format.h> <algorithm> <cmath> <cstdint> <functional> <limits>
+    <memory> <numeric> <optional> <random> <span> <string> <vector>)
+  carousel_test_options(test_headers)
+endfunction()
+
+# What is tested is optimised in its own library; the tests themselves are not worth minutes of compilation.
+function(carousel_test_options target)
+  carousel_compile_options(${target})
+  if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+    target_compile_options(${target} PRIVATE -O1)
+  endif()
+endfunction()
+
 # carousel_test(name SOURCES ... LINK ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program, one CTest
 # entry per program (rapidcheck's properties are long; a process each would double the time).
 function(carousel_test name)
@@ -39,11 +87,11 @@ function(carousel_test name)
   endif()
   add_executable(${name} ${TEST_SOURCES})
   target_link_libraries(${name} PRIVATE ${TEST_LINK} GTest::gtest_main GTest::gmock rapidcheck)
-  carousel_compile_options(${name})
-  # What is tested is optimised in its own library; the tests themselves are not worth minutes of compilation.
-  if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
-    target_compile_options(${name} PRIVATE -O1)
+  carousel_test_options(${name})
+  if(NOT TARGET test_headers)
+    carousel_test_headers()
   endif()
+  target_precompile_headers(${name} REUSE_FROM test_headers)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${TEST_TIMEOUT} LABELS "${TEST_LABELS}")
 endfunction()
