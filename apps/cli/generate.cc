@@ -121,7 +121,7 @@ std::string Figures(const Answer& answer, const EngineMetrics& metrics) {
       Grouped(answer.prompt_tokens), answer.prompt_tokens_per_second(),
       answer.first_token_seconds * 1000, Grouped(static_cast<std::int64_t>(answer.tokens.size())),
       answer.decode_tokens_per_second(), Name(answer.finish_reason),
-      Grouped(metrics.resident_tokens), Grouped(metrics.evicted_tokens));
+      Grouped(metrics.resident_tokens), Grouped(metrics.forgotten_tokens));
 }
 
 // Says that a prompt was too long for the cache; empty: it was not. `begun` is how things stood

@@ -11,6 +11,7 @@
 #include "cli/numbers.h"
 #include "engine/settings.h"
 #include "rope/declared_rope.h"
+#include "rope/probe_text.h"
 #include "rope/rope_probe.h"
 #include "text/turn_format.h"
 
@@ -180,8 +181,9 @@ TemplateState DescribeTemplate(const std::string& directory) {
   }
 }
 
-void Print(const ModelSpec& spec, const RopeProbeResult& probe, const DefaultCache& cache,
+void Print(const ModelSpec& spec, const RopeOfModel& rope, const DefaultCache& cache,
            const TemplateState& chat, TextOutput* out) {
+  const RopeProbeResult& probe = rope.probe;
   const auto row = [out](std::string_view name, std::string_view value) {
     out->Write(value.empty() ? fmt::format("{}\n", name) : fmt::format("{:<16} {}\n", name, value));
   };
@@ -200,7 +202,8 @@ void Print(const ModelSpec& spec, const RopeProbeResult& probe, const DefaultCac
          return SameAttention(spec.layers[i], spec.layers[j]);
        }))
     row("  " + RunName(run), DescribeAttention(spec.layers[run.begin]));
-  row("RoPE, measured", "");
+  row("RoPE, measured",
+      rope.was_known ? "by an earlier start, of these very files" : "by this start");
   for (const LayerRun& run : Runs(probe.layers.size(), [&](std::size_t i, std::size_t j) {
          return SameRope(probe.layers[i], probe.layers[j]);
        }))
@@ -230,8 +233,9 @@ ordered_json LayerJson(const AttentionLayerSpec& layer, const LayerRopeFinding& 
           {"reason", finding.reason}};
 }
 
-ordered_json Json(const ModelSpec& spec, const RopeProbeResult& probe, const DefaultCache& cache,
+ordered_json Json(const ModelSpec& spec, const RopeOfModel& rope, const DefaultCache& cache,
                   const TemplateState& chat) {
+  const RopeProbeResult& probe = rope.probe;
   ordered_json layers = ordered_json::array();
   for (std::size_t i = 0; i < spec.layers.size(); ++i)
     layers.push_back(LayerJson(spec.layers[i], probe.layers[i]));
@@ -246,6 +250,7 @@ ordered_json Json(const ModelSpec& spec, const RopeProbeResult& probe, const Def
           {"cache_bytes_per_token_f32", 4 * elements},
           {"declared_rope_theta", spec.declared_rope_theta},
           {"rope", VerdictName(probe.verdict)},
+          {"rope_was_known", rope.was_known},
           {"rotation_reason", DescribeRotation(probe, spec)},
           {"default_cache", DefaultCacheJson(cache)},
           {"chat_template_reducible", chat.reducible},
@@ -259,14 +264,13 @@ int RunInfo(const InfoFlags& flags, Backend* backend, Console* console) {
   std::optional<JsonLines> json;
   if (!flags.json.empty()) json.emplace(flags.json, console->out.fd());
   const std::unique_ptr<Model> model = backend->LoadModel(flags.model);
-  const RopeProbeResult probe =
-      ProbeRope(*model, {.tokens = {}, .trained_window = model->spec().trained_window});
-  CheckDeclaredRope(model->spec(), probe);
+  const RopeOfModel rope = KnownOrProbedRope(*model);
+  CheckDeclaredRope(model->spec(), rope.probe);
   const TemplateState chat = DescribeTemplate(flags.model.directory);
-  const DefaultCache cache = SettleDefaults(model->spec(), probe);
-  if (flags.json != "-") Print(model->spec(), probe, cache, chat, &console->out);
+  const DefaultCache cache = SettleDefaults(model->spec(), rope.probe);
+  if (flags.json != "-") Print(model->spec(), rope, cache, chat, &console->out);
   if (json) {
-    json->Write(Json(model->spec(), probe, cache, chat));
+    json->Write(Json(model->spec(), rope, cache, chat));
     json->Close();
   }
   return 0;

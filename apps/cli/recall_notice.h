@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Says once that what is forgotten can be kept no longer.
+// Says once that what is forgotten can be kept no longer, and once that the stream has left what
+// the model was trained for.
 #pragma once
 
 #include <string>
@@ -10,12 +11,14 @@ namespace carousel {
 
 class RecallNotice {
  public:
-  // A line for standard error, the first time that the second tier could not grow; else empty. For
-  // any moment between two steps.
+  // A line for standard error the first time that the second tier could not grow, and the first
+  // time that a token was read beyond the trained window; else empty. For any moment between two
+  // steps.
   std::string Once(const Engine& engine);
 
  private:
-  bool is_said_ = false;
+  bool said_growth_ = false;
+  bool said_window_ = false;
 };
 
 }  // namespace carousel

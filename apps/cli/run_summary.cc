@@ -14,7 +14,9 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
   out["resident_tokens"] = metrics.resident_tokens;
   out["max_resident_tokens"] = metrics.max_resident_tokens;
   out["evicted_tokens"] = metrics.evicted_tokens;
+  out["forgotten_tokens"] = metrics.forgotten_tokens;
   out["evictions"] = metrics.evictions;
+  out["tokens_past_window"] = metrics.tokens_past_window;
   out["requantisation_error"] = metrics.requantisation_error;
   out["cache_bytes"] = metrics.cache_bytes;
   out["reserved_bytes"] = metrics.reserved_bytes;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine: one endless sequence through a model in a cache of fixed size.
 //
-//   request -> schedule -> plan (evict, allocate, positions) -> forward -> sample -> commit -> out
+//   request -> schedule -> plan (evict, allocate, positions) -> forward -> choose -> commit -> out
 //
 // One thread calls Submit, Step and the rest; Cancel alone may be called from any thread or a
 // signal handler.
@@ -30,8 +30,9 @@ struct SamplingParams {
   double repetition_penalty = 1.0;
   double presence_penalty = 0.0;   // in [-2, 2]; subtracted once from tokens generated before
   double frequency_penalty = 0.0;  // in [-2, 2]; subtracted per occurrence among generated tokens
-  std::int64_t penalty_window =
-      1024;  // how many of the last tokens repetition_penalty looks at; > 0
+  // How many of the sequence's last tokens repetition_penalty looks at, those of earlier requests
+  // among them; > 0.
+  std::int64_t penalty_window = 1024;
   std::uint64_t seed = 0;
   std::int64_t logprobs =
       0;  // how many of the likeliest tokens to report with each new token; at most 20
@@ -53,9 +54,10 @@ struct Request {
   // Parts of the prompt, by index into it, that are never evicted until Reset: a system prompt, a
   // document. Blocks are kept whole, so the neighbours in their first and last block stay as well.
   std::vector<TokenSpan> pinned;
-  // Whether repetition_penalty looks at the prompt as well as at the answer. False for a turn of a
-  // conversation: neither a chat template's marks nor what others said are the model's repetition.
-  // With them penalised, answers do not end, since every turn before ended with the same words.
+  // Whether repetition_penalty looks at all of the sequence, or only at what the model itself has
+  // said, in this answer and in those before. False for a turn of a conversation: neither a chat
+  // template's marks nor what others said are the model's repetition. With them penalised, answers
+  // do not end, since every turn before ended with the same words.
   bool penalise_prompt = true;
   std::int64_t max_new_tokens = 0;  // 0: only read the prompt
   bool ignore_end_tokens = false;   // the model's own; stop_tokens end the answer all the same
@@ -102,8 +104,14 @@ struct EngineMetrics {
   std::int64_t logical_tokens = 0;       // of the sequence so far
   std::int64_t resident_tokens = 0;      // now, the maximum over groups
   std::int64_t max_resident_tokens = 0;  // ever
-  std::int64_t evicted_tokens = 0;       // ever, the maximum over groups
-  std::int64_t evictions = 0;            // steps that evicted
+  // Ever, the maximum over groups; blocks that came back and left again count again.
+  std::int64_t evicted_tokens = 0;
+  // Now in the cache no more, likewise; what has only left a sliding window is no loss.
+  std::int64_t forgotten_tokens = 0;
+  std::int64_t evictions = 0;  // steps that evicted
+  // Tokens that were read at positions beyond the model's trained window, ever: where nothing
+  // rotates on a stream that is longer than it.
+  std::int64_t tokens_past_window = 0;
   // Key rotation: what rounding rewritten keys does to them at each eviction, relative to their
   // size (root mean squares over all that were rewritten); 0 in f32 and with query rotation.
   double requantisation_error = 0.0;
@@ -156,13 +164,14 @@ class Engine {
   // the cache has not seen, goes in front of the prompt, unless the answer ended with an end token:
   // that one is dropped, and the prompt says how a turn ends. Throws carousel::Error for an empty
   // prompt, a token outside the vocabulary, bad sampling, a pinned span outside the prompt, more
-  // pinned than leaves a block to evict; the sequence is then unchanged. Must not be called while
-  // HasWork().
+  // pinned than leaves a block to evict, and while HasWork(); the sequence is then unchanged.
   virtual void Submit(Request request) = 0;
   virtual bool HasWork() const = 0;
-  // One forward pass: a chunk of the prompt, or one token of the answer. When Error is thrown (out
-  // of memory, the runtime failed, the model's logits are NaN or infinite) the sequence must be
-  // Reset before it is used again.
+  // One forward pass: a chunk of the prompt, or one token of the answer. When it throws (out of
+  // memory, the runtime failed, the model's logits are NaN or infinite) the step has not been: it
+  // can be tried again, or the request be cancelled, and what follows is bit for bit what it would
+  // have been. Only where there was no memory to keep what a pass had found, HasWork() is false
+  // afterwards, and the sequence must be Reset: Submit and Step say so. Needs HasWork().
   virtual StepResult Step() = 0;
   // Ends the running request at the next step, with kCancelled. Prompt tokens not yet read are
   // dropped.

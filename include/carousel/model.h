@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "carousel/types.h"
@@ -42,27 +43,37 @@ struct ModelSpec {
       1.0;  // of cos and sin (YaRN); part of keys, so it never changes a rotation
   std::vector<DeclaredRope> declared_rope;  // [layers]; empty: nothing. Compared likewise
   std::vector<TokenId> end_tokens;          // generation ends at any of these
+  // What a probe of this very model found before (Model::KeepRope); empty: nothing that is known.
+  std::string known_rope;
+  bool one_sequence_per_step = false;  // the graph asks how long the context is
   std::vector<AttentionLayerSpec> layers;
 };
 
-// One step's input: `token_ids.size()` consecutive tokens of one sequence. A model may run more
-// rows than these, for a runtime that is better off with few different sizes; it shows the
-// attention these alone and returns logits of the wanted ones alone.
+// Rows [first_row, first_row + rows) of a step: consecutive tokens of one sequence.
+struct RowRange {
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;
+};
+
+// One step's input: rows of one or more sequences, each sequence's one after another. A model may
+// run more rows than these, for a runtime that is better off with few different sizes: they come
+// last and are padding, which attention ignores; it returns logits of the wanted rows alone.
 struct ForwardInput {
   std::span<const TokenId> token_ids;          // [tokens]
   std::span<const std::int64_t> position_ids;  // [tokens], written positions
-  std::span<const std::int64_t> logit_rows;    // which tokens' logits are wanted, ascending
+  std::span<const std::int64_t> logit_rows;    // which rows' logits are wanted, ascending
+  std::span<const RowRange> sequences;         // together all rows, in order; empty: all are one's
 };
 
 // The engine's attention, called by the model once per layer and step, layers in ascending order,
-// with the step's tokens. The engine CHECKs layers and tokens.
+// with the step's rows. The engine CHECKs layers and rows.
 class AttentionCallback {
  public:
   virtual ~AttentionCallback() = default;
-  // q [tokens, H * key_dim], k [tokens, Hkv * key_dim] (both after RoPE), v [tokens, Hkv *
-  // value_dim]; writes out [tokens, H * value_dim]. All are owned by the model and valid during the
-  // call only.
-  virtual void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
+  // q [rows, H * key_dim], k [rows, Hkv * key_dim] (both after RoPE), v [rows, Hkv * value_dim];
+  // writes out [rows, H * value_dim]. All are owned by the model and valid during the call only.
+  // `rows` are the step's, or those and padding, of which nothing is read or written.
+  virtual void Attend(std::int64_t layer, std::int64_t rows, const float* q, const float* k,
                       const float* v, float* out) = 0;
 };
 
@@ -75,6 +86,10 @@ class Model {
   // thrown by `attention` passes through unchanged where the runtime allows it.
   virtual std::span<const float> Forward(const ForwardInput& input,
                                          AttentionCallback& attention) = 0;
+  // Told what a probe of its RoPE has found. A model that has a place for it keeps it, and has it
+  // in ModelSpec::known_rope when it is loaded the next time, for as long as it is the same model:
+  // then it is not probed again.
+  virtual void KeepRope(std::string_view /*found*/) noexcept {}
 };
 
 }  // namespace carousel

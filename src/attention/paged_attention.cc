@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <new>
 #include <optional>
 #include <vector>
 
@@ -390,15 +389,8 @@ void PagedAttention::Run(std::span<const AttentionTask> tasks) {
   scratch_->shares.Reset({total.first_group, total.first_tile, total.first_split}, workers);
   scratch_->groups_done = 0;
   const auto run_group = HWY_DYNAMIC_DISPATCH(RunGroup);
-  std::atomic<bool> out_of_memory = false;  // a thread's own scratch grows as well
-  ParallelFor(workers, [&](std::int64_t worker) {
-    try {
-      RunShare(tasks, worker, run_group, scratch_.get());
-    } catch (const std::bad_alloc&) {
-      out_of_memory = true;
-    }
-  });
-  if (out_of_memory) throw std::bad_alloc();
+  ParallelFor(workers,
+              [&](std::int64_t worker) { RunShare(tasks, worker, run_group, scratch_.get()); });
 }
 
 }  // namespace carousel

@@ -129,19 +129,24 @@ void MakeFeatures(const SketchSweep& sweep, const float* query, float* features)
   }
 }
 
-// Soft cap, then ALiBi at the middle of a block.
+// How far a query is from the middle of a slot's block.
+float DistanceFrom(const SketchSweep& sweep, std::int64_t query, std::size_t slot) {
+  const std::int64_t from_first =
+      sweep.distance ? *sweep.distance : sweep.first_query_logical - sweep.slots[slot].logical;
+  return static_cast<float>(from_first + query) - static_cast<float>(sweep.block_size - 1) / 2;
+}
+
+// Soft cap, then ALiBi.
 void Adjust(const SketchSweep& sweep, std::int64_t query, std::int64_t head, std::int64_t columns,
             float* row) {
   const float cap = sweep.layer->soft_cap;
   if (cap > 0.0F) {
     for (std::int64_t i = 0; i < columns; ++i) row[i] = cap * std::tanh(row[i] / cap);
   }
-  if (!sweep.layer->alibi_slopes.empty()) {
-    const float distance =
-        static_cast<float>(sweep.distance + query) - static_cast<float>(sweep.block_size - 1) / 2;
-    const float taken = sweep.layer->alibi_slopes[static_cast<std::size_t>(head)] * distance;
-    for (std::int64_t i = 0; i < columns; ++i) row[i] -= taken;
-  }
+  if (sweep.layer->alibi_slopes.empty()) return;
+  const float slope = sweep.layer->alibi_slopes[static_cast<std::size_t>(head)];
+  for (std::size_t slot = 0; slot < sweep.slots.size(); ++slot)
+    row[slot] -= slope * DistanceFrom(sweep, query, slot);
 }
 
 struct SweepScratch {
@@ -268,8 +273,10 @@ void EstimateMassReference(const SketchSweep& sweep, std::span<double> mass) {
           score = cap * std::tanh(score / cap);
         }
         if (!layer.alibi_slopes.empty()) {
+          const std::int64_t from_first =
+              sweep.distance.value_or(sweep.first_query_logical - sweep.slots[slot].logical);
           score -= static_cast<double>(layer.alibi_slopes[static_cast<std::size_t>(head)]) *
-                   (static_cast<double>(sweep.distance + query) -
+                   (static_cast<double>(from_first + query) -
                     static_cast<double>(sweep.block_size - 1) / 2);
         }
         weights[slot] = std::exp(score);

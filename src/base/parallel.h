@@ -28,7 +28,8 @@ class TaskRef {
 };
 
 // Runs task(i) for each i in [0, count), in any order and on any thread, and returns when all are
-// done. Tasks must not throw. Nested calls are allowed. Inside an OpenVINO inference this uses the
+// done. Where tasks throw, all others run all the same, and then the first exception is thrown on
+// from here. Nested calls are allowed. Inside an OpenVINO inference this uses the
 // inference's own threads, so a thread count set there holds here too.
 void ParallelFor(std::int64_t count, TaskRef task);
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "base/first_failure.h"
 #include "base/parallel.h"
 
 namespace carousel {
@@ -16,12 +17,14 @@ void ParallelFor(std::int64_t count, TaskRef task) {
     if (count == 1) task(0);
     return;
   }
+  FirstFailure failure;
   tbb::parallel_for(
       tbb::blocked_range<std::int64_t>(0, count, 1),
       [&](const tbb::blocked_range<std::int64_t>& range) {
-        for (std::int64_t i = range.begin(); i != range.end(); ++i) task(i);
+        for (std::int64_t i = range.begin(); i != range.end(); ++i) failure.Run(task, i);
       },
       tbb::simple_partitioner());
+  failure.Rethrow();
 }
 
 std::int64_t ParallelWidth() {

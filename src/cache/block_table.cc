@@ -89,13 +89,27 @@ std::int64_t SequenceTables::LargestNext() const {
   return largest;
 }
 
+// Inside a block query rotation can neither re-base b nor leave kKeep, so it never enters a block
+// that the window does not hold whole.
+bool SequenceTables::PassesWindow(Position position, std::int64_t tokens) const {
+  std::int64_t end = position.value + tokens;
+  if (rules_.rotation == Rotation::kQuery)
+    end = (end + block_size_ - 1) / block_size_ * block_size_;
+  return end > rules_.trained_window;
+}
+
+bool SequenceTables::MustCompact(std::int64_t tokens) const {
+  return rules_.policy == PositionPolicy::kAuto && mode_ == PositionPolicy::kKeep &&
+         PassesWindow(logical_length_, tokens);
+}
+
 std::int64_t SequenceTables::LimitStep(std::int64_t tokens) const {
   const std::int64_t into_block = logical_length_.value % block_size_;
-  const bool can_rebase_later = mode_ == PositionPolicy::kCompact &&
-                                rules_.rotation == Rotation::kQuery && rules_.trained_window > 0 &&
-                                into_block != 0;
-  if (!can_rebase_later || next_written_.value + tokens <= rules_.trained_window) return tokens;
-  return std::min(tokens, block_size_ - into_block);
+  if (rules_.rotation != Rotation::kQuery || rules_.trained_window == 0 || into_block == 0)
+    return tokens;
+  const bool limits = MustCompact(tokens) ||
+                      (mode_ == PositionPolicy::kCompact && PassesWindow(next_written_, tokens));
+  return limits ? std::min(tokens, block_size_ - into_block) : tokens;
 }
 
 void SequenceTables::Evict(std::int64_t group, std::span<const std::int64_t> entries,
@@ -139,10 +153,7 @@ std::int64_t SequenceTables::Return(std::int64_t group, const RecalledBlock& blo
 }
 
 void SequenceTables::BeginStep(std::int64_t tokens) {
-  if (rules_.policy == PositionPolicy::kAuto && mode_ == PositionPolicy::kKeep &&
-      logical_length_.value + tokens > rules_.trained_window) {
-    mode_ = PositionPolicy::kCompact;
-  }
+  if (MustCompact(tokens)) mode_ = PositionPolicy::kCompact;
   if (mode_ != PositionPolicy::kCompact) return;
   // Key rotation rewrites the block that is being filled as well, so it may re-base anywhere.
   if (rules_.rotation == Rotation::kKeys) next_written_ = Position{LargestNext()};
@@ -162,6 +173,13 @@ void SequenceTables::KeysRotated(std::int64_t group) {
   }
 }
 
+void SequenceTables::FailAppend(std::int64_t tokens) const {
+  throw Error(ErrorCode::kOutOfMemory, "limit_bytes",
+              fmt::format("the cache's limit is spent: {} tokens are resident and {} more do not "
+                          "fit; raise the limit or lower max_cache_size",
+                          LargestNext(), tokens));
+}
+
 void SequenceTables::Append(std::int64_t tokens, BlockPools& pools) {
   CAROUSEL_CHECK_GT(tokens, 0);
   const std::int64_t into_block = logical_length_.value % block_size_;
@@ -176,23 +194,19 @@ void SequenceTables::Append(std::int64_t tokens, BlockPools& pools) {
       pools.of(static_cast<std::int64_t>(i) / new_blocks).Free(blocks[i]);
     }
   };
-  for (std::int64_t i = 0; i < groups() * new_blocks; ++i) {
-    std::optional<BlockId> block;
-    try {
-      block = pools.of(i / new_blocks).Allocate();
-    } catch (...) {
-      give_back();
-      throw;
+  try {
+    for (BlockTable& table : tables_) {
+      const std::size_t wanted = table.entries_.size() + static_cast<std::size_t>(new_blocks);
+      if (wanted > table.entries_.capacity()) table.entries_.reserve(2 * wanted);
     }
-    if (!block) {
-      give_back();
-      throw Error(
-          ErrorCode::kOutOfMemory, "limit_bytes",
-          fmt::format("the cache's limit is spent: {} tokens are resident and {} more do not fit; "
-                      "raise the limit or lower max_cache_size",
-                      LargestNext(), tokens));
+    for (std::int64_t i = 0; i < groups() * new_blocks; ++i) {
+      const std::optional<BlockId> block = pools.of(i / new_blocks).Allocate();
+      if (!block) FailAppend(tokens);
+      blocks.push_back(*block);
     }
-    blocks.push_back(*block);
+  } catch (...) {
+    give_back();
+    throw;
   }
 
   for (std::int64_t group = 0; group < groups(); ++group) {
@@ -210,6 +224,26 @@ void SequenceTables::Append(std::int64_t tokens, BlockPools& pools) {
   }
   logical_length_ += tokens;
   next_written_ += tokens;
+}
+
+void SequenceTables::Truncate(const Mark& mark, BlockPools& pools) {
+  CAROUSEL_CHECK_LE(mark.logical_length.value, logical_length_.value);
+  const std::int64_t tokens = logical_length_ - mark.logical_length;
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    auto& table = tables_[static_cast<std::size_t>(group)];
+    while (!table.entries_.empty() && table.entries_.back().logical >= mark.logical_length) {
+      pools.of(group).Free(table.entries_.back().block);
+      table.entries_.pop_back();
+    }
+    if (!table.entries_.empty()) {
+      TableEntry& last = table.entries_.back();
+      last.tokens = std::min(last.tokens, mark.logical_length - last.logical);
+    }
+    table.resident_tokens_ -= tokens;
+  }
+  logical_length_ = mark.logical_length;
+  next_written_ = mark.next_written;
+  mode_ = mark.mode;
 }
 
 void SequenceTables::Clear(BlockPools& pools) {

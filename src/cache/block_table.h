@@ -62,9 +62,9 @@ struct PositionRules {
 // One sequence: a table per cache group and the positions that they share.
 //
 // A step is Evict and Return (any number), BeginStep, rotate keys if asked (ShiftOf, then
-// KeysRotated), Append. All groups see the same tokens, so logical positions and the fill of the
-// last block are the same in all; how many blocks are left, and therefore positions, are each
-// group's own.
+// KeysRotated), Append; Truncate where the step fails. All groups see the same tokens, so logical
+// positions and the fill of the last block are the same in all; how many blocks are left, and
+// therefore positions, are each group's own.
 class SequenceTables {
  public:
   SequenceTables(std::int64_t groups, std::int64_t block_size, const PositionRules& rules);
@@ -100,7 +100,8 @@ class SequenceTables {
   // that is resident. kKeep: its own.
   BlockPlacement CandidatePlacement(std::int64_t group, const RecalledBlock& block) const;
 
-  // The most of `tokens` that the next step may append so that b stays inside the trained window.
+  // The most of `tokens` that the next step may append so that b stays inside the trained window:
+  // inside a block b can neither be re-based nor kKeep be left.
   std::int64_t LimitStep(std::int64_t tokens) const;
 
   // Takes full blocks out of a group; `entries` are ascending indices. Their ids go back to the
@@ -118,6 +119,16 @@ class SequenceTables {
   // Adds `tokens` to each group and takes the blocks for them. All or nothing: throws
   // carousel::Error (kOutOfMemory) when the pools are spent, and nothing changed.
   void Append(std::int64_t tokens, BlockPools& pools);
+  // Where a step begins. Key rotation rewrites keys for the position that BeginStep settles, so its
+  // marks are taken after that, others before.
+  struct Mark {
+    Position logical_length;
+    Position next_written;
+    PositionPolicy mode = PositionPolicy::kKeep;
+  };
+  Mark mark() const { return {logical_length_, next_written_, mode_}; }
+  // Takes back what was appended since `mark`; nothing may have been evicted or returned since.
+  void Truncate(const Mark& mark, BlockPools& pools);
   // Gives everything back and starts at 0.
   void Clear(BlockPools& pools);
 
@@ -126,7 +137,12 @@ class SequenceTables {
   void CheckIntegrity() const;
 
  private:
+  [[noreturn]] void FailAppend(std::int64_t tokens) const;
   std::int64_t LargestNext() const;
+  // Whether so many tokens from a position on do not fit the trained window.
+  bool PassesWindow(Position position, std::int64_t tokens) const;
+  // Whether kAuto has to leave kKeep for a step of so many tokens.
+  bool MustCompact(std::int64_t tokens) const;
   // s of a block written at `written` that stands at `attention`, while the next token is at
   // `next`.
   std::int64_t Shift(Position next, Position attention, Position written) const {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 
 #include "carousel/error.h"
 
@@ -95,8 +96,10 @@ RC_GTEST_PROP(SequenceTables, BehavesAsAListOfTokens, (std::vector<std::uint16_t
       continue;  // what holds between steps is looked at after the next one
     }
     const std::int64_t tokens = tables.LimitStep(1 + action % 24);
+    SequenceTables::Mark mark = tables.mark();
     tables.BeginStep(tokens);
     if (rotation == Rotation::kKeys) {
+      mark = tables.mark();
       for (std::int64_t g = 0; g < groups; ++g) {
         std::size_t next = 0;
         for (std::size_t i = 0; i < tables.table(g).entries().size(); ++i) {
@@ -107,6 +110,19 @@ RC_GTEST_PROP(SequenceTables, BehavesAsAListOfTokens, (std::vector<std::uint16_t
         }
         tables.KeysRotated(g);
       }
+    }
+    if (action % 4 == 2) {  // the step fails
+      const Position next_written = mark.next_written;
+      tables.Append(tokens, pools);
+      tables.Truncate(mark, pools);
+      RC_ASSERT(tables.next_written() == next_written);
+      RC_ASSERT(tables.mode() == mark.mode);
+      // Where the newest block was evicted, what holds between steps is looked at after the next.
+      const bool whole = std::all_of(naive.begin(), naive.end(), [&](const auto& list) {
+        return !list.empty() && list.back().logical + 1 == tables.logical_length().value;
+      });
+      if (whole) CheckAgainstNaive(tables, naive);
+      continue;
     }
     for (std::int64_t g = 0; g < groups; ++g) {
       for (std::int64_t t = 0; t < tokens; ++t) {
@@ -168,6 +184,37 @@ TEST(SequenceTables, WrittenPositionsStayInsideTheWindow) {
     }
     EXPECT_GT(rebased, 10);
   }
+}
+
+// kAuto as well, whatever the steps' sizes, where blocks begin and what the window is a multiple
+// of.
+RC_GTEST_PROP(SequenceTables, AutoStaysInsideTheWindowFromAnyFill, (std::uint64_t seed)) {
+  std::mt19937_64 generator(seed);
+  const auto pick = [&](std::int64_t least, std::int64_t most) {
+    return least +
+           static_cast<std::int64_t>(generator() % static_cast<std::uint64_t>(most - least + 1));
+  };
+  BlockPools pools = Pools(1);
+  const std::int64_t most_step = pick(1, 40);
+  const std::int64_t window = pick(64 + 2 * (40 + kBlock), 300);
+  SequenceTables tables(1, kBlock,
+                        {.policy = PositionPolicy::kAuto,
+                         .rotation = Rotation::kQuery,
+                         .trained_window = window,
+                         .max_step_tokens = most_step});
+  while (tables.logical_length().value < 4 * window) {
+    while (tables.table(0).resident_tokens() > 64) {
+      const std::int64_t victim = pick(0, 3);
+      tables.Evict(0, {&victim, 1}, pools.of(0));
+    }
+    const std::int64_t tokens = tables.LimitStep(pick(1, most_step));
+    RC_ASSERT(tokens > 0);
+    tables.BeginStep(tokens);
+    tables.Append(tokens, pools);
+    RC_ASSERT(tables.next_written().value <= window);
+    tables.CheckIntegrity();
+  }
+  RC_ASSERT(tables.mode() == PositionPolicy::kCompact);
 }
 
 TEST(SequenceTables, RecentBlocksHaveNoShiftUntilTheBaseMoves) {

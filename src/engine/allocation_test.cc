@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "engine/recall.h"
+#include "engine/recall_state.h"
 #include "engine/tiny_model.h"
 #include "testing/failing_memory.h"
 
@@ -24,7 +24,7 @@ std::int64_t Refusals(std::atomic<std::int64_t>* left, std::int64_t granted) {
   config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
   config.recall = {.blocks = 2};
   const EngineSettings settings = Settle(model, config);
-  Recall recall(settings, model.spec().layers);
+  RecallState recall(settings, model.spec().layers);
   RotationTable rotation(settings.rope.layers[0], config.cache.block_size);
   const CacheGroup& group = settings.groups[0];
   const BlockShape& shape = settings.shapes[0];

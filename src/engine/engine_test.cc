@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <span>
 #include <string>
 #include <thread>
@@ -151,7 +152,7 @@ TEST(Engine, ResidentTokensStayUnderTheLimit) {
       if (step.tokens_processed == 1) {
         EXPECT_LE(metrics.resident_tokens, 64);
       }
-      EXPECT_EQ(metrics.resident_tokens + metrics.evicted_tokens, metrics.logical_tokens);
+      EXPECT_EQ(metrics.resident_tokens + metrics.forgotten_tokens, metrics.logical_tokens);
     }
     EXPECT_EQ(engine->metrics().logical_tokens, 1699);
     EXPECT_EQ(engine->metrics().reserved_bytes, reserved);  // all of it was taken at the start
@@ -525,6 +526,102 @@ TEST(Engine, AReservationBeyondTheLimitFailsAtOnce) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
   }
+}
+
+// After an unscored prompt nothing is known of the next one's first token.
+TEST(Engine, AnUnscoredPromptLeavesNoLogitsToScoreBy) {
+  const auto engine = Make(SmallConfig());
+  const auto scores = [&](bool scored) {
+    engine->Submit({.prompt = {1, 2, 3}, .score_prompt = scored});
+    std::size_t count = 0;
+    while (engine->HasWork()) count += engine->Step().negative_log_likelihood.size();
+    return count;
+  };
+  EXPECT_EQ(scores(true), 2U);
+  EXPECT_EQ(scores(true), 3U);
+  EXPECT_EQ(scores(false), 0U);
+  EXPECT_EQ(scores(true), 2U);
+}
+
+TEST(Engine, ARequestWhileOneRunsIsRefusedAndHarmsNothing) {
+  const auto engine = Make(SmallConfig());
+  const Request request{.prompt = Tokens(40), .max_new_tokens = 5, .ignore_end_tokens = true};
+  const auto expected = RunRequest(Make(SmallConfig()).get(), request);
+  engine->Submit(request);
+  EXPECT_THROW(engine->Submit(request), Error);
+  engine->Step();
+  EXPECT_THROW(engine->Submit(request), Error);
+  std::vector<TokenId> tokens;
+  while (engine->HasWork()) {
+    if (const StepResult step = engine->Step(); step.sampled) tokens.push_back(step.sampled->token);
+  }
+  EXPECT_EQ(tokens, expected);
+}
+
+// What was said in earlier requests is repetition as well.
+TEST(Engine, TheRepetitionPenaltyLooksAtTheHistory) {
+  const SamplingParams penalised{.repetition_penalty = 3.0};
+  const auto prompt = Tokens(60);
+  std::vector<TokenId> all = prompt;
+  all.push_back(7);
+  const Request whole{
+      .prompt = all, .max_new_tokens = 20, .ignore_end_tokens = true, .sampling = penalised};
+  const auto engine = Make(WholeCache());
+  engine->Submit({.prompt = prompt});
+  while (engine->HasWork()) engine->Step();
+  Request rest = whole;
+  rest.prompt = {7};
+  EXPECT_EQ(RunRequest(engine.get(), rest), RunRequest(Make(WholeCache()).get(), whole));
+  // And it matters.
+  const auto other = Make(WholeCache());
+  other->Submit({.prompt = prompt});
+  while (other->HasWork()) other->Step();
+  rest.sampling.penalty_window = 1;
+  EXPECT_NE(RunRequest(other.get(), rest), RunRequest(Make(WholeCache()).get(), whole));
+}
+
+// In a conversation only the model's own words are, those of earlier answers among them.
+TEST(Engine, TheRepetitionPenaltyOfAConversationLooksAtAllThatTheModelHasSaid) {
+  const auto engine = Make(WholeCache());
+  std::vector<TokenId> said;
+  for (TokenId token = 0; token < 30; ++token) said.push_back(token);
+  engine->Submit({.prompt = {40, 41, 42}, .penalise_prompt = false, .forced_answer = said});
+  while (engine->HasWork()) engine->Step();
+  engine->Submit({.prompt = {50, 51, 52},
+                  .penalise_prompt = false,
+                  .max_new_tokens = 10,
+                  .ignore_end_tokens = true,
+                  .keep_logits = true,
+                  .sampling = {.repetition_penalty = 1.5}});
+  int moved = 0;
+  while (engine->HasWork()) {
+    const StepResult step = engine->Step();
+    if (!step.sampled) continue;
+    std::vector<float> logits = step.logits;
+    const auto likeliest = [&] {
+      return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    };
+    const TokenId unpenalised = likeliest();
+    for (const TokenId token : std::set<TokenId>(said.begin(), said.end())) {
+      float& logit = logits[static_cast<std::size_t>(token)];
+      logit = logit > 0.0F ? logit / 1.5F : logit * 1.5F;
+    }
+    EXPECT_EQ(step.sampled->token, likeliest());
+    if (likeliest() != unpenalised) ++moved;
+    said.push_back(step.sampled->token);
+  }
+  EXPECT_GT(moved, 0);
+}
+
+TEST(Engine, SaysHowManyTokensWereReadBeyondTheTrainedWindow) {
+  const auto engine = Make(WholeCache(), {.trained_window = 64});
+  EXPECT_EQ(engine->metrics().tokens_past_window, 0);
+  engine->Submit({.prompt = Tokens(64)});
+  while (engine->HasWork()) engine->Step();
+  EXPECT_EQ(engine->metrics().tokens_past_window, 0);
+  engine->Submit({.prompt = Tokens(10)});
+  while (engine->HasWork()) engine->Step();
+  EXPECT_EQ(engine->metrics().tokens_past_window, 10);
 }
 
 }  // namespace

@@ -47,35 +47,38 @@ std::int64_t EvictionPlanner::CountedQueries(const PolicyStep& step) const {
 
 namespace {
 
-// What a group's policy sees, and what its view points at.
-struct Sight {
-  std::vector<std::int64_t> candidates;
-  std::vector<Position> attention;
-  std::unique_ptr<BlockReader> reader;
-  GroupView view;
+// What a group's policy sees, of what its view points at.
+GroupView Look(const SequenceTables& tables, std::int64_t group, const GroupReader& reader,
+               std::span<const std::int64_t> candidates, std::vector<Position>* attention) {
+  const auto entries = tables.table(group).entries();
+  for (std::int64_t entry = 0; entry < std::ssize(entries); ++entry)
+    attention->push_back(tables.AttentionPosition(group, entry));
+  return {.entries = entries,
+          .candidates = candidates,
+          .attention = *attention,
+          .next_attention = tables.NextAttentionPosition(group),
+          .blocks = &reader};
+}
 
-  void Look(const SequenceTables& tables, std::int64_t group) {
-    const auto entries = tables.table(group).entries();
-    for (std::int64_t entry = 0; entry < std::ssize(entries); ++entry)
-      attention.push_back(tables.AttentionPosition(group, entry));
-    view = {.entries = entries,
-            .candidates = candidates,
-            .attention = attention,
-            .next_attention = tables.NextAttentionPosition(group),
-            .blocks = reader.get()};
-  }
-};
+// The scores of a head's candidates, for a budget that heads share.
+HeadCandidates Rate(const GroupView& view, Policy* policy) {
+  HeadCandidates head;
+  head.scores.resize(view.candidates.size());
+  policy->Score(view, head.scores);
+  for (const std::int64_t entry : view.candidates)
+    head.logical.push_back(view.entries[static_cast<std::size_t>(entry)].logical.value);
+  return head;
+}
 
 }  // namespace
 
-std::vector<std::vector<std::int64_t>> EvictionPlanner::Choose(
-    const SequenceTables& tables, std::int64_t first_group, std::int64_t groups,
-    std::int64_t room_tokens,
-    const std::function<std::unique_ptr<BlockReader>(std::int64_t group)>& reader) {
-  std::vector<std::vector<std::int64_t>> victims(static_cast<std::size_t>(groups));
-  std::vector<std::int64_t> losses(victims.size());
+std::vector<Victims> EvictionPlanner::Choose(const SequenceTables& tables, std::int64_t first_group,
+                                             std::span<const GroupReader> readers,
+                                             std::int64_t room_tokens) {
+  std::vector<Victims> victims(readers.size());
+  std::vector<std::int64_t> losses(readers.size());
   std::int64_t over = 0;  // of all groups together
-  for (std::size_t i = 0; i < victims.size(); ++i) {
+  for (std::size_t i = 0; i < readers.size(); ++i) {
     const std::int64_t group = first_group + static_cast<std::int64_t>(i);
     losses[i] =
         BlocksOverLimit(tables.table(group).resident_tokens(),
@@ -85,30 +88,26 @@ std::vector<std::vector<std::int64_t>> EvictionPlanner::Choose(
   if (shared_by_heads_ ? over <= 0 : *std::max_element(losses.begin(), losses.end()) <= 0)
     return victims;
 
-  std::vector<Sight> sights(victims.size());
-  for (std::size_t i = 0; i < victims.size(); ++i) {
+  std::vector<std::vector<Position>> attention(readers.size());
+  std::vector<GroupView> views(readers.size());
+  for (std::size_t i = 0; i < readers.size(); ++i) {
     const std::int64_t group = first_group + static_cast<std::int64_t>(i);
-    sights[i].candidates = Candidates(tables, group);
-    sights[i].reader = reader(group);
-    sights[i].Look(tables, group);
+    victims[i].candidates =
+        FindCandidates(tables.table(group).entries(), block_size_, areas_, pinned_);
+    views[i] = Look(tables, group, readers[i], victims[i].candidates, &attention[i]);
   }
   if (shared_by_heads_) {
-    std::vector<HeadCandidates> heads(victims.size());
-    for (std::size_t i = 0; i < victims.size(); ++i) {
-      heads[i].scores.resize(sights[i].candidates.size());
-      policies_[static_cast<std::size_t>(first_group) + i]->Score(sights[i].view, heads[i].scores);
-      for (const std::int64_t entry : sights[i].candidates)
-        heads[i].logical.push_back(
-            sights[i].view.entries[static_cast<std::size_t>(entry)].logical.value);
-    }
+    std::vector<HeadCandidates> heads;
+    for (std::size_t i = 0; i < views.size(); ++i)
+      heads.push_back(Rate(views[i], policies_[static_cast<std::size_t>(first_group) + i].get()));
     losses = AdaptiveLosses(heads, over, floor_);
   }
-  for (std::size_t i = 0; i < victims.size(); ++i) {
+  for (std::size_t i = 0; i < views.size(); ++i) {
     const std::int64_t count =
-        std::clamp<std::int64_t>(losses[i], 0, std::ssize(sights[i].candidates));
+        std::clamp<std::int64_t>(losses[i], 0, std::ssize(victims[i].candidates));
     if (count > 0)
-      victims[i] =
-          policies_[static_cast<std::size_t>(first_group) + i]->Choose(sights[i].view, count);
+      victims[i].entries =
+          policies_[static_cast<std::size_t>(first_group) + i]->Choose(views[i], count);
   }
   return victims;
 }

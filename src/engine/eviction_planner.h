@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <set>
 #include <span>
@@ -13,11 +12,18 @@
 #include "cache/block_table.h"
 #include "carousel/engine.h"
 #include "carousel/model.h"
+#include "engine/block_access.h"
 #include "engine/settings.h"
 #include "eviction/plan.h"
 #include "eviction/policy.h"
 
 namespace carousel {
+
+// Of one group: who may go, and who does. Ascending entries of its table.
+struct Victims {
+  std::vector<std::int64_t> candidates;  // empty where nothing had to be looked at
+  std::vector<std::int64_t> entries;
+};
 
 // Of the cache groups of one sequence. Without eviction in the settings nothing ever goes.
 class EvictionPlanner {
@@ -32,13 +38,11 @@ class EvictionPlanner {
     policies_[static_cast<std::size_t>(group)]->Observe(observation);
   }
 
-  // For each group of a layer, [first_group, first_group + groups), the entries that must go so
-  // that all together hold `room_tokens` less than their limits; fewer where fewer may. `reader`
-  // gives a group's blocks. Layers may be asked for at the same time.
-  std::vector<std::vector<std::int64_t>> Choose(
-      const SequenceTables& tables, std::int64_t first_group, std::int64_t groups,
-      std::int64_t room_tokens,
-      const std::function<std::unique_ptr<BlockReader>(std::int64_t group)>& reader);
+  // Who must go of the groups [first_group, first_group + readers.size()) of a layer, so that all
+  // together hold `room_tokens` less than their limits; fewer where fewer may. Looks at nothing
+  // where nothing is over its limit. Layers may be asked for at the same time.
+  std::vector<Victims> Choose(const SequenceTables& tables, std::int64_t first_group,
+                              std::span<const GroupReader> readers, std::int64_t room_tokens);
   void Erase(std::int64_t group, std::span<const std::int64_t> entries) {
     if (evicts()) policies_[static_cast<std::size_t>(group)]->Erase(entries);
   }
@@ -46,11 +50,6 @@ class EvictionPlanner {
   void Insert(std::int64_t group, std::int64_t entry) {
     policies_[static_cast<std::size_t>(group)]->Insert(entry);
   }
-  // Entries of a group that may go, ascending.
-  std::vector<std::int64_t> Candidates(const SequenceTables& tables, std::int64_t group) const {
-    return FindCandidates(tables.table(group).entries(), block_size_, areas_, pinned_);
-  }
-
   // Never evicts the blocks that hold tokens [begin, end) of the stream. Throws carousel::Error
   // when that would leave a group without a block to evict; nothing is pinned then.
   void Pin(std::span<const TokenSpan> spans);

@@ -11,7 +11,9 @@
 #include <set>
 
 #include "carousel/error.h"
-#include "engine/sequence_cache.h"
+#include "engine/layer_attention.h"
+#include "engine/sequence.h"
+#include "engine/shared_cache.h"
 #include "engine/tiny_model.h"
 #include "eviction/budget.h"
 #include "eviction/registry.h"
@@ -171,10 +173,13 @@ class FedCache {
   FedCache(const EngineConfig& config, std::uint64_t seed)
       : model_({.layers = 3, .query_heads = 6, .kv_heads = 3, .trained_window = 2048}),
         settings_(Settle(model_, config)),
-        cache_(settings_, model_.spec().layers),
+        shared_(settings_, model_.spec().layers),
+        sequence_(&shared_),
+        attention_(&shared_),
         generator_(seed) {}
 
-  SequenceCache& cache() { return cache_; }
+  Sequence& cache() { return sequence_; }
+  SharedCache& shared() { return shared_; }
   const EngineSettings& settings() const { return settings_; }
   std::int64_t Pick(std::int64_t least, std::int64_t most) {
     return least +
@@ -182,15 +187,18 @@ class FedCache {
   }
 
   void Step(std::int64_t tokens, std::int64_t prompt_left) {
-    cache_.Plan(
+    sequence_.Plan(
         {.tokens = tokens, .is_prompt = tokens > 1 || prompt_left > 0, .prompt_left = prompt_left});
+    const SequenceRows rows{.sequence = &sequence_, .first_row = 0};
+    attention_.Begin({&rows, 1});
     for (std::int64_t layer = 0; layer < 3; ++layer) {
       const auto q = Random(tokens * 6 * 16);
       const auto k = Random(tokens * 3 * 16);
       const auto v = Random(tokens * 3 * 16);
       std::vector<float> out(static_cast<std::size_t>(tokens * 6 * 16));
-      cache_.Attend(layer, tokens, q.data(), k.data(), v.data(), out.data());
+      attention_.Attend(layer, tokens, q.data(), k.data(), v.data(), out.data());
     }
+    sequence_.Commit(std::vector<TokenId>(static_cast<std::size_t>(tokens)), 0);
   }
 
  private:
@@ -203,7 +211,9 @@ class FedCache {
 
   TinyModel model_;
   EngineSettings settings_;
-  SequenceCache cache_;
+  SharedCache shared_;
+  Sequence sequence_;
+  LayerAttention attention_;
   std::mt19937_64 generator_;
 };
 
@@ -217,7 +227,7 @@ TEST(Budgets, TotalsHoldAtEveryStep) {
     config.eviction = way;
     config.eviction->budget_floor = static_cast<double>(seed % 5) / 4;
     FedCache fed(config, ++seed);
-    const BlockPools& pools = fed.cache().pools();
+    const BlockPools& pools = fed.shared().pools();
     const std::int64_t reserved = pools.bytes_reserved();
     std::int64_t prompt = fed.Pick(100, 300);
     const auto sizes = LayerSizes(*config.eviction, 3, kBlock);

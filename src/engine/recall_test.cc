@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Recall through the engine. tests/golden compares its choice and its positions with a naive one.
-#include "engine/recall.h"
-
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -11,6 +9,7 @@
 
 #include "carousel/engine.h"
 #include "carousel/error.h"
+#include "engine/recall_chooser.h"
 #include "engine/tiny_model.h"
 
 namespace carousel {
@@ -84,7 +83,7 @@ TEST(Recall, EqualsTheWholeCacheWhenAllIsRecalled) {
                                                  300)),
               1e-2);
     const EngineMetrics metrics = engine->metrics();
-    EXPECT_EQ(metrics.recall_stored_tokens, metrics.evicted_tokens);
+    EXPECT_EQ(metrics.recall_stored_tokens, metrics.forgotten_tokens);
     EXPECT_EQ(metrics.recalled_blocks * 8, metrics.recall_stored_tokens * 2 * 2);
   }
 }
@@ -124,7 +123,7 @@ TEST(Recall, AFullDiskIsALimitAndNoError) {
   const EngineMetrics metrics = engine->metrics();
   EXPECT_GT(metrics.recall_stored_tokens, 1000);
   EXPECT_LT(metrics.recall_stored_tokens, 2500);
-  EXPECT_EQ(metrics.recall_stored_tokens + metrics.recall_dropped_tokens, metrics.evicted_tokens);
+  EXPECT_EQ(metrics.recall_stored_tokens + metrics.recall_dropped_tokens, metrics.forgotten_tokens);
   EXPECT_GE(metrics.recall_refused_growths, 1);
   EXPECT_NE(metrics.recall_limited_by.find("File too large"), std::string::npos);
   // As with a limit of as many tokens; that is where sums of sketches may come in another order.
@@ -215,7 +214,7 @@ TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
   Scores(engine.get(), 300);
   const EngineMetrics metrics = engine->metrics();
   EXPECT_EQ(metrics.recall_stored_tokens, 5 * 8);
-  EXPECT_EQ(metrics.recall_dropped_tokens, metrics.evicted_tokens - 5 * 8);
+  EXPECT_EQ(metrics.recall_dropped_tokens, metrics.forgotten_tokens - 5 * 8);
   EXPECT_GT(metrics.recall_bytes, 0);
   engine->Reset();
   EXPECT_EQ(engine->metrics().recall_stored_tokens, 0);
@@ -255,8 +254,9 @@ TEST(Recall, WhoEarnsAPlaceMovesBackIntoTheCache) {
       const std::vector<double> promoted = Scores(engine.get(), 600);
       const EngineMetrics metrics = engine->metrics();
       EXPECT_GT(metrics.promoted_blocks, 10);
-      EXPECT_EQ(metrics.evicted_tokens, metrics.recall_stored_tokens);
-      EXPECT_EQ(metrics.evicted_tokens + metrics.resident_tokens, metrics.logical_tokens);
+      EXPECT_EQ(metrics.forgotten_tokens, metrics.recall_stored_tokens);
+      EXPECT_EQ(metrics.forgotten_tokens + metrics.resident_tokens, metrics.logical_tokens);
+      EXPECT_GT(metrics.evicted_tokens, metrics.forgotten_tokens);
       config.recall.promotion = 0.0;
       const auto never = Make(config);
       EXPECT_NE(Scores(never.get(), 600), promoted);
@@ -293,7 +293,7 @@ TEST(Recall, RunsFarPastTheTrainedWindow) {
     config.recall.kv_type.reset();
     const auto engine = Make(config, {.trained_window = 160});
     for (const double value : Scores(engine.get(), 2600)) ASSERT_TRUE(std::isfinite(value));
-    EXPECT_GT(engine->metrics().recall_stored_tokens, Recall::kFewStored * 16);
+    EXPECT_GT(engine->metrics().recall_stored_tokens, kFewStored * 16);
     EXPECT_EQ(engine->metrics().positions, PositionPolicy::kCompact);
   }
 }
@@ -352,6 +352,29 @@ TEST(Recall, RefusesWhatCannotWork) {
   EngineConfig file = Config(2);
   file.recall.store_file = "/no/such/folder/file";
   ExpectRefused(file, "recall_store");
+}
+
+// What was evicted, ever, falls by nothing that comes back; and a choice whose block is gone is no
+// recalled block.
+TEST(Recall, CountsWhatHappenedAndWhatIsThere) {
+  EngineConfig config = Config(3);
+  config.eviction->policy = "h2o";
+  config.recall.promotion = 1.0;
+  config.recall.every = 16;
+  config.recall.limit_tokens = 2 * 8;
+  const auto engine = Make(config);
+  engine->Submit({.prompt = Tokens(200, 7), .max_new_tokens = 200, .ignore_end_tokens = true});
+  EngineMetrics before = engine->metrics();
+  while (engine->HasWork()) {
+    engine->Step();
+    const EngineMetrics metrics = engine->metrics();
+    EXPECT_GE(metrics.evicted_tokens, before.evicted_tokens);
+    EXPECT_GE(metrics.evicted_tokens, metrics.forgotten_tokens);
+    // Two layers of two KV heads.
+    EXPECT_LE(metrics.recalled_blocks * 8, metrics.recall_stored_tokens * 2 * 2);
+    before = metrics;
+  }
+  EXPECT_GT(before.promoted_blocks, 0);
 }
 
 }  // namespace

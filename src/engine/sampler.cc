@@ -173,6 +173,29 @@ TokenId Sampler::Draw(const AdjustedLogits& logits) {
 
 SampledToken Sampler::Sample(std::span<const float> logits, const LogitsSummary& summary,
                              std::optional<TokenId> forced) {
+  SampledToken sampled = Choose(logits, summary, forced);
+  Accept(sampled.token);
+  return sampled;
+}
+
+void Sampler::Accept(TokenId token) {
+  See(token);
+  penalties_.CountGenerated(token);
+}
+
+SampledToken Sampler::Choose(std::span<const float> logits, const LogitsSummary& summary,
+                             std::optional<TokenId> forced) {
+  const std::mt19937_64 before = generator_;
+  try {
+    return ChooseUnguarded(logits, summary, forced);
+  } catch (...) {
+    generator_ = before;
+    throw;
+  }
+}
+
+SampledToken Sampler::ChooseUnguarded(std::span<const float> logits, const LogitsSummary& summary,
+                                      std::optional<TokenId> forced) {
   CAROUSEL_CHECK(summary.usable());
   SampledToken sampled;
   if (forced) {
@@ -183,9 +206,6 @@ SampledToken Sampler::Sample(std::span<const float> logits, const LogitsSummary&
                         ? summary.likeliest
                         : Draw(AdjustedLogits(logits, summary, adjustments_));
   }
-  See(sampled.token);
-  penalties_.CountGenerated(sampled.token);
-
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - summary.log_sum_exp);
   };

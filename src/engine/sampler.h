@@ -36,14 +36,21 @@ class Sampler {
   void Exempt(TokenId token) { penalties_.Exempt(token); }
   // A token of the context that repetition_penalty shall see (prompt and answer alike).
   void See(TokenId token) { penalties_.See(token); }
-  // Draws from `logits` [vocabulary_size], or takes `forced`; counts the token as generated and
-  // seen. `summary` is of `logits`, and usable.
+  // Draws from `logits` [vocabulary_size], or takes `forced`. `summary` is of `logits`, and usable.
+  // Where it throws, it has drawn nothing.
+  SampledToken Choose(std::span<const float> logits, const LogitsSummary& summary,
+                      std::optional<TokenId> forced = std::nullopt);
+  // Counts a chosen token as generated and seen.
+  void Accept(TokenId token);
+  // Both.
   SampledToken Sample(std::span<const float> logits, const LogitsSummary& summary,
                       std::optional<TokenId> forced = std::nullopt);
 
  private:
   class TotalWeight;
   TokenId Draw(const AdjustedLogits& logits);
+  SampledToken ChooseUnguarded(std::span<const float> logits, const LogitsSummary& summary,
+                               std::optional<TokenId> forced);
   TokenId DrawFromAll(const AdjustedLogits& logits);
   std::size_t CountKept(const AdjustedLogits& logits);
   double WeightOf(RankedWord word, float largest) const;

@@ -11,6 +11,7 @@
 #include "carousel/error.h"
 #include "engine/window_fit.h"
 #include "rope/declared_rope.h"
+#include "rope/probe_text.h"
 
 namespace carousel {
 namespace {
@@ -86,7 +87,7 @@ void SettleEviction(const ModelSpec& spec, const RopeProbeResult& probe,
   PositionRules& rules = settings->rules;
   rules = SettleRules(spec, config, probe);
   settings->rotation_reason = probe.reason;
-  if (probe.verdict == RopeVerdict::kRotates) settings->model_rope = probe.spec();
+  if (probe.verdict == RopeVerdict::kRotates) settings->model_rope = SnapToDeclared(spec, probe);
   if (rules.rotation != Rotation::kOff) settings->rope = settings->model_rope;
 
   RecallConfig& recall = settings->config.recall;
@@ -262,8 +263,7 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& asked,
 EngineSettings Settle(Model& model, const EngineConfig& config) {
   Validate(config);
   if (!config.eviction) return Settle(model.spec(), config, RopeProbeResult{});
-  const RopeProbeResult probe =
-      ProbeRope(model, {.tokens = {}, .trained_window = model.spec().trained_window});
+  const RopeProbeResult probe = KnownOrProbedRope(model).probe;
   CheckDeclaredRope(model.spec(), probe);
   return Settle(model.spec(), config, probe);
 }

@@ -7,8 +7,10 @@
 
 #include "base/clock.h"
 #include "base/parallel.h"
-#include "engine/sequence_cache.h"
+#include "engine/layer_attention.h"
+#include "engine/sequence.h"
 #include "engine/settings.h"
+#include "engine/shared_cache.h"
 #include "rope/rope_probe.h"
 
 namespace carousel {
@@ -21,7 +23,10 @@ class FullCache {
   FullCache(const AttentionLoad& load, KvType type, Rotation rotation)
       : load_(load),
         layers_(static_cast<std::size_t>(ParallelWidth()), load.shape.layer),
-        cache_(SettingsOf(type, rotation), layers_),
+        shared_(SettingsOf(type, rotation), layers_),
+        sequence_(&shared_),
+        attention_(&shared_),
+        tokens_(static_cast<std::size_t>(load.shape.block_size)),
         out_(static_cast<std::size_t>(load.shape.block_size * load.shape.layer.query_heads *
                                       load.shape.layer.value_dim)) {}
 
@@ -30,7 +35,7 @@ class FullCache {
   // One block more; returns the seconds that planning took.
   double Step(StepPlan* plan) {
     const auto begin = Clock::now();
-    *plan = cache_.Plan({.tokens = load_.shape.block_size, .is_prompt = true, .prompt_left = 1});
+    *plan = sequence_.Plan({.tokens = load_.shape.block_size, .is_prompt = true, .prompt_left = 1});
     const double seconds = SecondsSince(begin);
     const AttentionLayerSpec& layer = load_.shape.layer;
     // The load's tokens again and again.
@@ -38,9 +43,11 @@ class FullCache {
     const float* q = load_.q.data();
     const float* k = load_.k.data() + first * layer.kv_heads * layer.key_dim;
     const float* v = load_.v.data() + first * layer.kv_heads * layer.value_dim;
-    for (std::int64_t i = 0; i < layers(); ++i) {
-      cache_.Attend(i, load_.shape.block_size, q, k, v, out_.data());
-    }
+    const SequenceRows rows{.sequence = &sequence_, .first_row = 0};
+    attention_.Begin({&rows, 1});
+    for (std::int64_t i = 0; i < layers(); ++i)
+      attention_.Attend(i, load_.shape.block_size, q, k, v, out_.data());
+    sequence_.Commit(tokens_, 0);
     return seconds;
   }
 
@@ -72,8 +79,11 @@ class FullCache {
 
   const AttentionLoad& load_;
   std::vector<AttentionLayerSpec> layers_;
-  SequenceCache cache_;
-  std::vector<float> out_;  // [block_size, H * value_dim]
+  SharedCache shared_;
+  Sequence sequence_;
+  LayerAttention attention_;
+  std::vector<TokenId> tokens_;  // [block_size]
+  std::vector<float> out_;       // [block_size, H * value_dim]
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <openvino/runtime/compiled_model.hpp>
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/infer_request.hpp>
@@ -16,6 +17,7 @@
 #include "openvino/graph_rewrite.h"
 #include "openvino/model_files.h"
 #include "openvino/one_token_branch.h"
+#include "openvino/rope_file.h"
 #include "openvino/row_buckets.h"
 
 namespace carousel {
@@ -37,6 +39,19 @@ class CallbackScope {
  private:
   AttentionSlot& slot_;
 };
+
+// How long a context the graph is told of. The graph's number has 32 bits.
+std::int32_t ContextLength(std::span<const std::int64_t> position_ids) {
+  const std::int64_t length = *std::max_element(position_ids.begin(), position_ids.end()) + 1;
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (length > kMost) {
+    throw Error(ErrorCode::kModel, "positions",
+                fmt::format("a token at position {} is beyond the {} that this model's graph can "
+                            "count; use compact positions, which start anew inside the window",
+                            length - 1, kMost));
+  }
+  return static_cast<std::int32_t>(length);
+}
 
 // An input that grows with the step and keeps its memory when the step shrinks. It is padded with
 // its last value to one of the row counts of row_buckets.h.
@@ -65,8 +80,9 @@ class GrowingInput {
 class OpenVinoModel final : public Model {
  public:
   OpenVinoModel(ModelSpec spec, ov::CompiledModel compiled, const RewrittenGraph& graph,
-                std::shared_ptr<AttentionSlot> slot)
+                std::shared_ptr<AttentionSlot> slot, RopeFile rope_file)
       : spec_(std::move(spec)),
+        rope_file_(std::move(rope_file)),
         slot_(std::move(slot)),
         reads_positions_(graph.reads_positions),
         reads_context_length_(graph.reads_context_length),
@@ -81,6 +97,7 @@ class OpenVinoModel final : public Model {
   }
 
   const ModelSpec& spec() const override { return spec_; }
+  void KeepRope(std::string_view found) noexcept override { rope_file_.Keep(found); }
 
   std::span<const float> Forward(const ForwardInput& input, AttentionCallback& attention) override {
     Check(input);
@@ -113,6 +130,7 @@ class OpenVinoModel final : public Model {
     const auto tokens = static_cast<std::int64_t>(input.token_ids.size());
     CAROUSEL_CHECK_GT(tokens, 0);
     CAROUSEL_CHECK_EQ(input.position_ids.size(), input.token_ids.size());
+    if (spec_.one_sequence_per_step) CAROUSEL_CHECK_LE(std::ssize(input.sequences), 1);
     for (const TokenId token : input.token_ids) {
       CAROUSEL_CHECK_GE(token, 0);
       CAROUSEL_CHECK_LT(token, spec_.vocabulary_size);
@@ -129,13 +147,13 @@ class OpenVinoModel final : public Model {
     logit_rows_.Set(input.logit_rows);
     if (reads_positions_) position_ids_.Set(input.position_ids);
     if (reads_context_length_) {
-      *context_length_.data<std::int32_t>() =
-          static_cast<std::int32_t>(input.position_ids.back() + 1);
+      *context_length_.data<std::int32_t>() = ContextLength(input.position_ids);
       request_.set_tensor(kContextLengthInput, context_length_);
     }
   }
 
   ModelSpec spec_;
+  RopeFile rope_file_;
   std::shared_ptr<AttentionSlot> slot_;
   bool reads_positions_;
   bool reads_context_length_;
@@ -147,6 +165,18 @@ class OpenVinoModel final : public Model {
   ov::Tensor context_length_;  // []
   ov::Tensor is_one_token_;    // [1]
 };
+
+std::string_view Name(ModelPrecision precision) {
+  switch (precision) {
+    case ModelPrecision::kF32:
+      return "f32";
+    case ModelPrecision::kBf16:
+      return "bf16";
+    case ModelPrecision::kInt8Activations:
+      return "int8";
+  }
+  return "";
+}
 
 ov::AnyMap CompileProperties(const OpenVinoModelOptions& options) {
   // Both are said explicitly: on CPUs that can, the defaults are bf16 and groups of 32.
@@ -190,6 +220,7 @@ ModelSpec MakeSpec(const OpenVinoModelOptions& options, const DeclaredConfig& de
   spec.declared_attention_factor = declared.attention_factor;
   spec.declared_rope = declared.rope;
   spec.end_tokens = declared.end_tokens;
+  spec.one_sequence_per_step = graph.reads_context_length;
   spec.layers = std::move(graph.layers);
   for (const TokenId token : spec.end_tokens) {
     if (token < spec.vocabulary_size) continue;
@@ -226,8 +257,10 @@ std::unique_ptr<Model> LoadOpenVinoModel(const OpenVinoModelOptions& options) {
                             BriefReason(failure)));
   }
   ModelSpec spec = MakeSpec(options, declared, graph);
+  RopeFile rope_file(options.directory, Name(options.precision));
+  spec.known_rope = rope_file.Read();
   return std::make_unique<OpenVinoModel>(std::move(spec), Compile(core, graph, options), graph,
-                                         std::move(slot));
+                                         std::move(slot), std::move(rope_file));
 }
 
 }  // namespace carousel

@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "attention/paged_attention.h"
+#include "engine/layer_attention.h"
 #include "engine/logits.h"
-#include "engine/sequence_cache.h"
+#include "engine/sequence.h"
 #include "engine/settings.h"
+#include "engine/shared_cache.h"
 #include "openvino/openvino_model.h"
 #include "testing/default_model.h"
 
@@ -42,25 +44,13 @@ std::vector<TokenId> Tokens(std::int64_t count, std::int64_t vocabulary) {
   return tokens;
 }
 
-class CacheAttention : public AttentionCallback {
- public:
-  explicit CacheAttention(SequenceCache* cache) : cache_(cache) {}
-  void Attend(std::int64_t layer, std::int64_t tokens, const float* q, const float* k,
-              const float* v, float* out) override {
-    cache_->Attend(layer, tokens, q, k, v, out);
-  }
-
- private:
-  SequenceCache* cache_;
-};
-
 using Bytes = std::vector<std::byte>;
 
 // Attends to copies of blocks that stand where one eviction of all the others leaves them.
 class AttentionAfterOne : public AttentionCallback {
  public:
   // `blocks` [layers][block's place in the stream], the step's own among them.
-  AttentionAfterOne(const SequenceCache& cache, const EngineSettings& settings,
+  AttentionAfterOne(const Sequence& cache, const EngineSettings& settings,
                     const std::vector<AttentionLayerSpec>& layers, const StepPlan& plan,
                     const std::vector<std::map<std::int64_t, Bytes>>& blocks)
       : cache_(cache), settings_(settings), layers_(layers), plan_(plan), blocks_(blocks) {
@@ -101,7 +91,7 @@ class AttentionAfterOne : public AttentionCallback {
   }
 
  private:
-  const SequenceCache& cache_;
+  const Sequence& cache_;
   const EngineSettings& settings_;
   const std::vector<AttentionLayerSpec>& layers_;
   const StepPlan& plan_;
@@ -127,8 +117,10 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
   const auto& layers = model->spec().layers;
   const auto layer_count = layers.size();
   ASSERT_EQ(settings.groups.size(), layer_count);
-  SequenceCache cache(settings, layers);
-  CacheAttention attention(&cache);
+  SharedCache shared(settings, layers);
+  Sequence cache(&shared);
+  LayerAttention attention(&shared);
+  const SequenceRows all_rows{.sequence = &cache, .first_row = 0};
   const std::vector<TokenId> tokens = Tokens(kSteps * kBlock, model->spec().vocabulary_size);
   const std::vector<std::int64_t> rows = {0, 1, 2, 3, 4, 5, 6, 7};
 
@@ -140,7 +132,9 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
     plan = &cache.Plan({.tokens = kBlock, .is_prompt = true, .prompt_left = kBlock});
     if (plan->evicted_tokens > 0) ++evictions;
     const auto now = std::span(tokens).subspan(static_cast<std::size_t>(step * kBlock), kBlock);
+    attention.Begin({&all_rows, 1});
     const std::span<const float> given = model->Forward({now, plan->position_ids, rows}, attention);
+    cache.Commit(now, 0);
     logits.assign(given.begin(), given.end());
     for (std::size_t layer = 0; layer < layer_count; ++layer) {
       const AttentionBlock& block = plan->groups[layer].blocks.back();

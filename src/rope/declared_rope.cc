@@ -62,7 +62,62 @@ void CheckTheta(double declared, const RopeProbeResult& probe) {
   Disagree("RoPE's theta", fmt::format("{:.8g}", nearest), fmt::format("{:.8g}", declared));
 }
 
+// Graphs hold frequencies, and compute angles, in float.
+constexpr double kFloatError = 1e-6;
+
+double Farthest(const ModelSpec& spec) {
+  return static_cast<double>(spec.trained_window > 0 ? spec.trained_window : kUnknownTrainedWindow);
+}
+
+// Whether measured frequencies are the given ones, as closely as the probe can tell.
+bool AreEqual(const LayerRopeFinding& finding, const std::vector<double>& frequencies,
+              double farthest) {
+  const std::vector<double>& measured = finding.rope.frequencies;
+  if (measured.size() != frequencies.size()) return false;
+  for (std::size_t pair = 0; pair < measured.size(); ++pair) {
+    const double allowed =
+        kFloatError * frequencies[pair] + 4.0 * finding.largest_residual / farthest;
+    if (!(std::abs(measured[pair] - frequencies[pair]) <= allowed)) return false;
+  }
+  return true;
+}
+
+// What the files say of a layer that rotates; empty: nothing.
+std::vector<double> DeclaredFrequencies(const ModelSpec& spec, std::size_t layer,
+                                        std::int64_t rotated_dims) {
+  if (!spec.declared_rope.empty()) return spec.declared_rope[layer].frequencies;
+  if (spec.declared_rope_theta > 0.0)
+    return PlainFrequencies(spec.declared_rope_theta, rotated_dims);
+  return {};
+}
+
+bool SameGeometry(const LayerRope& left, const LayerRope& right) {
+  return left.pairing == right.pairing && left.first_dim == right.first_dim &&
+         left.rotated_dims == right.rotated_dims;
+}
+
 }  // namespace
+
+RopeSpec SnapToDeclared(const ModelSpec& spec, const RopeProbeResult& probe) {
+  RopeSpec snapped = probe.spec();
+  const double farthest = Farthest(spec);
+  for (std::size_t layer = 0; layer < snapped.layers.size(); ++layer) {
+    LayerRope& rope = snapped.layers[layer];
+    if (!rope.rotates()) continue;
+    const std::vector<double> declared = DeclaredFrequencies(spec, layer, rope.rotated_dims);
+    if (!declared.empty() && AreEqual(probe.layers[layer], declared, farthest)) {
+      rope.frequencies = declared;
+      continue;
+    }
+    const auto end = snapped.layers.begin() + static_cast<std::ptrdiff_t>(layer);
+    const auto alike = std::find_if(snapped.layers.begin(), end, [&](const LayerRope& earlier) {
+      return SameGeometry(earlier, rope) &&
+             AreEqual(probe.layers[layer], earlier.frequencies, farthest);
+    });
+    if (alike != end) rope.frequencies = alike->frequencies;
+  }
+  return snapped;
+}
 
 void CheckDeclaredRope(const ModelSpec& spec, const RopeProbeResult& probe) {
   if (spec.declared_rope.empty()) {
@@ -73,8 +128,7 @@ void CheckDeclaredRope(const ModelSpec& spec, const RopeProbeResult& probe) {
     Disagree("layers", fmt::format("{}", probe.layers.size()),
              fmt::format("{}", spec.declared_rope.size()));
   }
-  const double farthest =
-      static_cast<double>(spec.trained_window > 0 ? spec.trained_window : kUnknownTrainedWindow);
+  const double farthest = Farthest(spec);
   for (std::size_t layer = 0; layer < probe.layers.size(); ++layer) {
     CheckLayer(spec.declared_rope[layer], probe.layers[layer], layer, farthest);
   }

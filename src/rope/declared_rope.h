@@ -12,4 +12,10 @@ namespace carousel {
 // refused, and models that declare nothing, pass.
 void CheckDeclaredRope(const ModelSpec& spec, const RopeProbeResult& probe);
 
+// The probe's layers with their frequencies freed of what measuring them has added: those that the
+// files declare where the measured ones agree with them within the probe's error, else an earlier
+// layer's where they agree with those. So layers that turn alike have equal rotations, at every
+// start. No layer is refused (CHECKed).
+RopeSpec SnapToDeclared(const ModelSpec& spec, const RopeProbeResult& probe);
+
 }  // namespace carousel

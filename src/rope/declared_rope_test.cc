@@ -95,5 +95,47 @@ TEST(CheckDeclaredRope, AThetaAloneHasToBeSomeLayers) {
               AllOf(HasSubstr("theta: measured 10000"), HasSubstr("declare 1000000")));
 }
 
+// A finding whose frequencies are off by `relative`, each the other way than the one before.
+LayerRopeFinding Measured(double theta, std::int64_t dims, double relative) {
+  LayerRopeFinding finding = Rotating(theta, dims);
+  finding.largest_residual = 1e-6;
+  for (double& frequency : finding.rope.frequencies) {
+    frequency *= 1.0 + relative;
+    relative = -relative;
+  }
+  return finding;
+}
+
+TEST(SnapToDeclared, TakesWhatFilesSayWhereTheProbeCannotTellItApart) {
+  const std::vector<double> declared = PlainFrequencies(1e4, 16);
+  const RopeProbeResult probe = Found({Measured(1e4, 16, 1e-7), Still()});
+  ASSERT_NE(probe.spec().layers[0].frequencies, declared);
+  const RopeSpec snapped = SnapToDeclared(Declaring(), probe);
+  EXPECT_EQ(snapped.layers[0].frequencies, declared);
+  EXPECT_FALSE(snapped.layers[1].rotates());
+}
+
+TEST(SnapToDeclared, TakesThetaWhereTheFilesSayNoMore) {
+  const ModelSpec spec{.trained_window = 8192, .declared_rope_theta = 1e4};
+  EXPECT_EQ(SnapToDeclared(spec, Found({Measured(1e4, 16, 1e-7)})).layers[0].frequencies,
+            PlainFrequencies(1e4, 16));
+}
+
+// A graph that holds its frequencies as halves: near what is declared, and not it.
+TEST(SnapToDeclared, KeepsWhatWasMeasuredWhereItDiffers) {
+  const RopeProbeResult probe = Found({Measured(1e4, 16, 3e-4), Still()});
+  EXPECT_EQ(SnapToDeclared(Declaring(), probe).layers[0], probe.layers[0].rope);
+}
+
+TEST(SnapToDeclared, GivesLayersThatTurnAlikeOneRotation) {
+  const RopeProbeResult probe = Found({Measured(5e5, 16, 1e-7), Measured(1e4, 16, 1e-7),
+                                       Measured(5e5, 16, -1e-7), Measured(5e5, 8, 1e-7)});
+  const RopeSpec snapped = SnapToDeclared({}, probe);
+  EXPECT_EQ(snapped.layers[0], probe.layers[0].rope);
+  EXPECT_EQ(snapped.layers[1], probe.layers[1].rope);
+  EXPECT_EQ(snapped.layers[2], snapped.layers[0]);
+  EXPECT_EQ(snapped.layers[3], probe.layers[3].rope);
+}
+
 }  // namespace
 }  // namespace carousel

@@ -71,7 +71,7 @@ class FullDisk(ModelTestCase):
         self.assertIn(reason, summary["recall_limited_by"])
         # Every KV head holds as many.
         self.assertGreater(summary["recall_stored_tokens"], 0)
-        self.assertEqual(summary["recall_stored_tokens"] + summary["recall_dropped_tokens"], summary["evicted_tokens"])
+        self.assertEqual(summary["recall_stored_tokens"] + summary["recall_dropped_tokens"], summary["forgotten_tokens"])
 
     def test_a_limit_on_files_leaves_whole_lines(self):
         out = self.folder / "out.jsonl"

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "carousel/engine.h"
-#include "engine/recall.h"
+#include "engine/recall_chooser.h"
 #include "engine/tiny_model.h"
 #include "eviction/registry.h"
 #include "golden/naive_judge.h"
@@ -138,7 +138,7 @@ Scenario RandomRecallScenario(std::mt19937_64* generator) {
   const bool begins_anew = (*generator)() % 2 == 0;
   s.model.trained_window = begins_anew && !RoundingDecides(*s.config.eviction) ? 300 : 1000;
   const std::int64_t stored = s.tokens / s.config.cache.block_size;
-  EXPECT_LE(stored, Recall::kFewStored);
+  EXPECT_LE(stored, kFewStored);
   // Whether a head gains too little to choose as often is decided by rounding as well.
   s.config.recall = {.blocks = stored / 4 + 1,
                      .chunk = 1 + static_cast<std::int64_t>((*generator)() % 24),

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attention that a model asks for, over the rows of one or many sequences: each sequence's keys
+// and values are written, and all of a layer's tasks run side by side.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/paged_attention.h"
+#include "carousel/model.h"
+#include "engine/sequence.h"
+#include "engine/shared_cache.h"
+
+namespace carousel {
+
+// A sequence's part of a step: rows [first_row, first_row + sequence->plan().tokens).
+struct SequenceRows {
+  Sequence* sequence = nullptr;
+  std::int64_t first_row = 0;
+};
+
+class LayerAttention final : public AttentionCallback {
+ public:
+  // `shared` outlives it.
+  explicit LayerAttention(SharedCache* shared) : shared_(shared) {}
+
+  // The sequences of the next step, by their rows, which follow one another from row 0.
+  void Begin(std::span<const SequenceRows> sequences);
+  // CHECKs the layer and that there are at least as many rows as the sequences have; those beyond
+  // are padding, and their rows of `out` are not written.
+  void Attend(std::int64_t layer, std::int64_t rows, const float* q, const float* k, const float* v,
+              float* out) override;
+
+  double seconds() const { return seconds_; }  // inside Attend, ever
+
+ private:
+  // A sequence in the layer at hand.
+  struct Part {
+    Sequence* sequence = nullptr;
+    std::int64_t first_row = 0;
+    std::size_t first_task = 0;  // of tasks_
+    std::size_t tasks = 0;
+    bool widened = false;
+  };
+  RecallLayer LayerOf(const Part& part, std::int64_t layer) const;
+  void WeighCandidates(std::int64_t layer);
+  void WidenTasks(std::int64_t layer);
+
+  SharedCache* shared_;
+  std::vector<Part> parts_;
+  std::int64_t rows_ = 0;               // of all sequences
+  std::vector<AttentionTask> tasks_;    // without recall
+  std::vector<AttentionTask> running_;  // of one run of the kernel
+  double seconds_ = 0.0;
+};
+
+}  // namespace carousel

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// What lasts of recall for one sequence: the blocks that it has lost, in the second tier, and what
+// each KV head has chosen of them and given them.
+//
+// A step changes a copy of a head's state. Commit makes the copies the state; Abandon drops them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cache/block_table.h"
+#include "cache/cache_group.h"
+#include "cache/recall_store.h"
+#include "carousel/model.h"
+#include "engine/eviction_plan.h"
+#include "engine/promotion.h"
+#include "engine/recall_cadence.h"
+#include "engine/settings.h"
+#include "rope/rotation_table.h"
+
+namespace carousel {
+
+// A block that a KV head has chosen; the slot may meanwhile hold another.
+struct RecallChoice {
+  std::int64_t slot = 0;
+  Position logical;
+};
+
+// Of one KV head that recalls.
+struct RecallLaneState {
+  RecallCadence cadence;
+  std::vector<RecallChoice> choice;  // in stream order
+  // Since the group last evicted: what recalled blocks were given.
+  std::vector<GivenMass> given;
+};
+
+class RecallState {
+ public:
+  // `layers` outlive it. Throws as RecallStore.
+  RecallState(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
+
+  const RecallConfig& config() const { return config_; }
+  const RecallStore& store() const { return store_; }
+  // Whether tokens keep their positions, so that queries meet stored keys as they were written.
+  bool keeps_positions() const { return keeps_positions_; }
+  bool Recalls(const CacheGroup& group) const {
+    return first_lane_[static_cast<std::size_t>(group.layer)] >= 0;
+  }
+  // Of the group's KV heads, which follow one another. The group recalls.
+  std::int64_t FirstLane(const CacheGroup& group) const {
+    return first_lane_[static_cast<std::size_t>(group.layer)] + group.first_kv_head;
+  }
+
+  // --- Between steps.
+
+  // What the group's blocks have been given since it last evicted; recalled ones only where they
+  // are still stored. Points into the state.
+  EarnedMass Earned(std::int64_t group_index, const CacheGroup& group) const;
+  // The group evicts: what was given is weighed from here anew.
+  void ForgetGiven(std::int64_t group_index, const CacheGroup& group);
+  // Takes a copy of a full block that the group's table is about to lose, or drops it where there
+  // is no room. Does not throw.
+  void Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,
+             const BlockShape& shape, RotationTable* rotation) noexcept;
+  // Writes a stored block as one of the group's shape, at `to`.
+  void Read(const CacheGroup& group, Position logical, const BlockShape& shape, std::byte* to);
+  // Takes a block out of the second tier, if it is there.
+  void Remove(const CacheGroup& group, Position logical);
+  void Clear();
+
+  // --- In a step.
+
+  // The state of a lane as the step has left it so far, and to be changed.
+  RecallLaneState& Change(std::int64_t lane);
+  // What a group's resident blocks were given, [entries], likewise.
+  std::vector<double>& ChangeGiven(std::int64_t group_index);
+  void Commit();
+  void Abandon();
+
+  std::int64_t recalled_blocks() const;        // now, over all layers and KV heads
+  double seconds() const { return seconds_; }  // spent on storing and choosing
+  void AddSeconds(double seconds) { seconds_ += seconds; }
+
+ private:
+  // A value and what a step makes of it.
+  template <typename T>
+  struct Changing {
+    T value;
+    T changed;
+    bool is_changed = false;
+
+    T& Change() {
+      if (!is_changed) changed = value;
+      is_changed = true;
+      return changed;
+    }
+    void Commit() {
+      if (is_changed) std::swap(value, changed);
+      is_changed = false;
+    }
+  };
+
+  RecallConfig config_;
+  std::int64_t block_size_;
+  bool keeps_positions_;
+  std::vector<std::int64_t> first_lane_;  // [layers], of the layer's KV heads; -1: never recalls
+  RecallStore store_;
+  std::vector<Changing<RecallLaneState>> lanes_;
+  // [groups, entries]: what resident blocks were given since the group last evicted.
+  std::vector<Changing<std::vector<double>>> given_;
+  std::vector<float> sketches_;
+  double seconds_ = 0.0;
+};
+
+}  // namespace carousel

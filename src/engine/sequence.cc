@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/sequence.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/parallel.h"
+#include "eviction/plan.h"
+
+namespace carousel {
+
+Sequence::Sequence(SharedCache* shared)
+    : shared_(shared),
+      tables_(shared->groups(), shared->block_size(), shared->settings().rules),
+      blocks_(shared, &tables_),
+      eviction_(shared->settings(), shared->layer_specs()),
+      released_tokens_(static_cast<std::size_t>(shared->groups())),
+      promoted_tokens_(released_tokens_.size()),
+      evicted_(released_tokens_.size()) {
+  for (std::int64_t group = 0; group < shared->groups(); ++group)
+    readers_.emplace_back(&blocks_, &tables_, group);
+  if (!shared->settings().recall_lanes.empty()) {
+    recall_.emplace(shared->settings(), shared->layer_specs());
+    recall_tasks_.emplace(&*recall_);
+  }
+  plan_.groups.resize(released_tokens_.size());
+}
+
+Sequence::~Sequence() { tables_.Clear(shared_->pools()); }
+
+// --- Plan ----------------------------------------------------------------------------------------
+
+// The one place where blocks leave.
+void Sequence::Release(std::int64_t group, std::span<const std::int64_t> entries) {
+  if (entries.empty()) return;
+  tables_.Evict(group, entries, shared_->pools().of(group));
+  eviction_.Erase(group, entries);
+  if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Erase(entries);
+}
+
+// Copies entries that are about to go into the second tier.
+void Sequence::Store(std::int64_t group, std::span<const std::int64_t> entries) {
+  for (const std::int64_t index : entries) {
+    const TableEntry& entry = tables_.table(group).entries()[static_cast<std::size_t>(index)];
+    const BlockPlace place = blocks_.Place(group, entry);
+    recall_->Store(shared_->group(group), entry, place.data, *place.shape,
+                   shared_->rotation(group));
+  }
+}
+
+// Puts a block of the group's shape back into the cache.
+void Sequence::Return(std::int64_t group, const RecalledBlock& block, const std::byte* data) {
+  BlockPool& pool = shared_->pools().of(group);
+  const std::int64_t entry = tables_.Return(group, block, pool);
+  const TableEntry& returned = tables_.table(group).entries()[static_cast<std::size_t>(entry)];
+  std::memcpy(pool.data(returned.block), data, shared_->shape(group).bytes());
+  eviction_.Insert(group, entry);
+  promoted_tokens_[static_cast<std::size_t>(group)] += tables_.block_size();
+  ++promoted_blocks_;
+  if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
+}
+
+void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
+  if (plan.leaves.empty()) return;
+  const CacheGroup& heads = shared_->group(group);
+  if (!recall_ || !recall_->Recalls(heads)) return Release(group, plan.leaves);
+  // What can lack memory comes first, while nothing has changed.
+  const BlockShape& shape = shared_->shape(group);
+  returning_.Reserve(plan.returns.size() * shape.bytes());
+  recall_->ForgetGiven(group, heads);
+  // Out of the second tier before who goes comes into it, so that nothing is pushed out for the
+  // places that they leave there.
+  std::byte* returning = returning_.data();
+  for (const RecalledBlock& block : plan.returns) {
+    recall_->Read(heads, block.logical, shape, returning);
+    recall_->Remove(heads, block.logical);
+    returning += shape.bytes();
+  }
+  Store(group, plan.leaves);
+  Release(group, plan.leaves);
+  returning = returning_.data();
+  for (const RecalledBlock& block : plan.returns) {
+    Return(group, block, returning);
+    returning += shape.bytes();
+  }
+}
+
+// Leaves room for `room_tokens` under the limits: decides for all groups, then acts.
+void Sequence::EvictLayers(std::int64_t room_tokens) {
+  std::vector<EvictionPlan> plans(readers_.size());
+  ParallelFor(shared_->layers(), [&](std::int64_t layer) {
+    const std::int64_t first = shared_->first_group(layer);
+    const auto groups = static_cast<std::size_t>(shared_->first_group(layer + 1) - first);
+    const std::vector<Victims> victims = eviction_.Choose(
+        tables_, first, std::span(readers_).subspan(static_cast<std::size_t>(first), groups),
+        room_tokens);
+    for (std::size_t i = 0; i < groups; ++i) {
+      if (victims[i].entries.empty()) continue;
+      const std::int64_t group = first + static_cast<std::int64_t>(i);
+      const CacheGroup& heads = shared_->group(group);
+      const EarnedMass earned =
+          recall_ && recall_->Recalls(heads) ? recall_->Earned(group, heads) : EarnedMass{};
+      plans[static_cast<std::size_t>(group)] = PlanExchange(
+          tables_.table(group).entries(), victims[i].candidates, victims[i].entries, earned);
+    }
+  });
+  for (std::int64_t group = 0; group < tables_.groups(); ++group)
+    Apply(group, plans[static_cast<std::size_t>(group)]);
+}
+
+// What a sliding window lets go is no loss, and not counted.
+void Sequence::ReleasePastWindows() {
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    const std::int64_t window = shared_->layer_of(group).sliding_window;
+    if (window == 0) continue;
+    const auto past = PastWindow(tables_.table(group).entries(), tables_.block_size(), window,
+                                 tables_.logical_length());
+    Release(group, past);
+    released_tokens_[static_cast<std::size_t>(group)] += std::ssize(past) * tables_.block_size();
+  }
+}
+
+void Sequence::Evict(const StepRequest& request) {
+  ReleasePastWindows();
+  const auto& eviction = shared_->settings().config.eviction;
+  const bool waits = !eviction_.evicts() ||
+                     (request.is_prompt && eviction->prompt_eviction == PromptEviction::kAtEnd);
+  // A prompt's chunk may stand above the limit while it is read; decode may not.
+  if (!waits) EvictLayers(request.is_prompt ? 0 : request.tokens);
+}
+
+// Makes every row of the tables available that the present shifts need.
+void Sequence::ExtendRotation() {
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    RotationTable* rotation = shared_->rotation(group);
+    if (rotation == nullptr) continue;
+    const auto entries = std::ssize(tables_.table(group).entries());
+    std::int64_t largest = 0;
+    for (std::int64_t entry = 0; entry < entries; ++entry) {
+      largest = std::max(largest, std::abs(tables_.ShiftOf(group, entry)) / tables_.block_size());
+    }
+    rotation->Extend(largest);
+  }
+}
+
+void Sequence::PlanGroup(std::int64_t group) {
+  GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
+  const auto entries = tables_.table(group).entries();
+  const bool rotates = shared_->rotation(group) != nullptr;
+  plan.first_query_attention = tables_.NextAttentionPosition(group) + -plan_.tokens;
+  plan.blocks.clear();
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const auto entry = static_cast<std::int64_t>(i);
+    const BlockPlace place = blocks_.Place(group, entries[i]);
+    plan.blocks.push_back(
+        {.data = place.data,
+         .shape = place.shape,
+         .tokens = entries[i].tokens,
+         .shift_blocks = rotates ? tables_.ShiftOf(group, entry) / tables_.block_size() : 0,
+         .attention = tables_.AttentionPosition(group, entry),
+         .logical = entries[i].logical});
+  }
+}
+
+// Appends the step's tokens to the tables and says where all stands.
+void Sequence::FillPlan(const StepRequest& request) {
+  plan_.first_query_logical = tables_.logical_length();
+  blocks_.BeginStep(plan_.first_query_logical);
+  plan_.position_ids.resize(static_cast<std::size_t>(request.tokens));
+  for (std::int64_t i = 0; i < request.tokens; ++i) {
+    plan_.position_ids[static_cast<std::size_t>(i)] = (tables_.next_written() + i).value;
+  }
+  tables_.Append(request.tokens, shared_->pools());
+  plan_.policy_queries =
+      eviction_.CountedQueries({.tokens = request.tokens, .prompt_left = request.prompt_left});
+  plan_.counted_queries = std::max<std::int64_t>(gathered_.empty() ? 0 : 1, plan_.policy_queries);
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group);
+}
+
+const StepPlan& Sequence::Plan(const StepRequest& request) {
+  CAROUSEL_CHECK_GT(request.tokens, 0);
+  CAROUSEL_CHECK(!begin_.has_value());
+  plan_.tokens = request.tokens;
+  plan_.is_prompt = request.is_prompt;
+  Evict(request);
+  plan_.evicted_tokens = 0;
+  for (std::size_t group = 0; group < evicted_.size(); ++group) {
+    const std::int64_t evicted =
+        tables_.table(static_cast<std::int64_t>(group)).evicted_tokens() - released_tokens_[group];
+    plan_.evicted_tokens = std::max(plan_.evicted_tokens, evicted - evicted_[group]);
+  }
+  const bool rotates_keys = shared_->settings().rules.rotation == Rotation::kKeys;
+  begin_ = tables_.mark();
+  try {
+    tables_.BeginStep(request.tokens);
+    // Keys are rewritten for what BeginStep has settled, and stay so.
+    if (rotates_keys) begin_ = tables_.mark();
+    ExtendRotation();
+    plan_.rotated_keys = rotates_keys ? key_rotation_.Apply(shared_, &tables_, &blocks_) : 0;
+    trace_.Begin(shared_->layers(), tables_.groups());
+    FillPlan(request);
+  } catch (...) {
+    Abandon();
+    throw;
+  }
+  return plan_;
+}
+
+// --- Forward -------------------------------------------------------------------------------------
+
+void Sequence::Write(std::int64_t layer, const float* k, const float* v) {
+  for (std::int64_t group = shared_->first_group(layer); group < shared_->first_group(layer + 1);
+       ++group) {
+    blocks_.Write(group, k, v);
+  }
+}
+
+void Sequence::AddTasks(std::int64_t layer, const float* q, float* out,
+                        std::vector<AttentionTask>* tasks) {
+  for (std::int64_t group = shared_->first_group(layer); group < shared_->first_group(layer + 1);
+       ++group) {
+    const GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
+    std::vector<float>& mass = trace_.token_mass[static_cast<std::size_t>(group)];
+    mass.resize(plan_.counted_queries > 0
+                    ? plan.blocks.size() * static_cast<std::size_t>(tables_.block_size())
+                    : 0);
+    tasks->push_back({.input = {.layer = &shared_->layer(layer),
+                                .first_kv_head = shared_->group(group).first_kv_head,
+                                .kv_heads = shared_->group(group).kv_heads,
+                                .block_size = tables_.block_size(),
+                                .rotation = shared_->rotation(group),
+                                .blocks = plan.blocks,
+                                .queries = plan_.tokens,
+                                .first_query_attention = plan.first_query_attention,
+                                .first_query_logical = plan_.first_query_logical,
+                                .q = q,
+                                .counted_queries = plan_.counted_queries},
+                      .output = {.out = out, .token_mass = mass}});
+  }
+}
+
+RecallLayer Sequence::LayerForRecall(std::int64_t layer, std::span<const AttentionTask> tasks) {
+  const std::int64_t first = shared_->first_group(layer);
+  return {.tables = &tables_,
+          .first_group = first,
+          .groups = std::span(shared_->settings().groups)
+                        .subspan(static_cast<std::size_t>(first), tasks.size()),
+          .tasks = tasks,
+          .rotation = shared_->rotation(first),
+          .is_prompt = plan_.is_prompt,
+          .weighs = plan_.policy_queries > 0};
+}
+
+void Sequence::Trace(std::int64_t layer, const float* q, const float* k, const float* v) {
+  const auto index = static_cast<std::size_t>(layer);
+  CAROUSEL_CHECK(!trace_.attended[index]);
+  trace_.attended[index] = true;
+  if (!eviction_.WantsVectors()) return;
+  const AttentionLayerSpec& spec = shared_->layer(layer);
+  const auto copy = [&](const float* from, std::int64_t row, AlignedBuffer<float>* to) {
+    const auto count = static_cast<std::size_t>(plan_.tokens * row);
+    to->Reserve(count);
+    std::memcpy(to->data(), from, count * sizeof(float));
+  };
+  LayerVectors& vectors = trace_.vectors[index];
+  copy(q, spec.query_heads * spec.key_dim, &vectors.q);
+  copy(k, spec.kv_heads * spec.key_dim, &vectors.k);
+  copy(v, spec.kv_heads * spec.value_dim, &vectors.v);
+}
+
+// --- Commit --------------------------------------------------------------------------------------
+
+// Shows the step to the group's policy.
+void Sequence::Observe(std::int64_t group) {
+  const AttentionLayerSpec& layer = shared_->layer_of(group);
+  const CacheGroup& heads = shared_->group(group);
+  Observation seen{.entries = tables_.table(group).entries(),
+                   .counted_queries = plan_.policy_queries,
+                   .token_mass = {},
+                   .tokens = plan_.tokens,
+                   .first_written = Position{plan_.position_ids.front()},
+                   .first_logical = plan_.first_query_logical};
+  if (plan_.policy_queries > 0)
+    seen.token_mass = trace_.token_mass[static_cast<std::size_t>(group)];
+  if (eviction_.WantsVectors()) {
+    const LayerVectors& vectors = trace_.vectors[static_cast<std::size_t>(heads.layer)];
+    const std::int64_t per_kv_head = layer.query_heads / layer.kv_heads;
+    seen.q = vectors.q.data() + heads.first_kv_head * per_kv_head * layer.key_dim;
+    seen.k = vectors.k.data() + heads.first_kv_head * layer.key_dim;
+    seen.v = vectors.v.data() + heads.first_kv_head * layer.value_dim;
+    seen.q_stride = layer.query_heads * layer.key_dim;
+    seen.k_stride = layer.kv_heads * layer.key_dim;
+    seen.v_stride = layer.kv_heads * layer.value_dim;
+  }
+  eviction_.Observe(group, seen);
+}
+
+void Sequence::AddToHistory(std::span<const TokenId> tokens, std::int64_t said) {
+  const std::int64_t first = std::ssize(history_);
+  if (said > 0) {
+    if (said_.empty() || said_.back().end != first) said_.push_back({.begin = first, .end = first});
+    said_.back().end += said;
+  }
+  history_.insert(history_.end(), tokens.begin(), tokens.end());
+}
+
+void Sequence::Commit(std::span<const TokenId> tokens, std::int64_t said) {
+  CAROUSEL_CHECK(begin_.has_value());
+  CAROUSEL_CHECK_EQ(std::ssize(tokens), plan_.tokens);
+  for (const bool attended : trace_.attended) CAROUSEL_CHECK(attended);
+  AddToHistory(tokens, said);
+  for (std::size_t group = 0; group < gathered_.size(); ++group)
+    gathered_[group].Record(trace_.token_mass[group], plan_.counted_queries);
+  if (eviction_.evicts())
+    ParallelFor(tables_.groups(), [&](std::int64_t group) { Observe(group); });
+  if (recall_) recall_->Commit();
+  blocks_.Commit();
+  for (std::size_t group = 0; group < evicted_.size(); ++group) {
+    evicted_[group] =
+        tables_.table(static_cast<std::int64_t>(group)).evicted_tokens() - released_tokens_[group];
+  }
+  begin_.reset();
+}
+
+void Sequence::Abandon() noexcept {
+  if (!begin_) return;
+  tables_.Truncate(*begin_, shared_->pools());
+  blocks_.BeginStep(tables_.logical_length());
+  if (recall_) recall_->Abandon();
+  begin_.reset();
+}
+
+void Sequence::Clear() {
+  Abandon();
+  tables_.Clear(shared_->pools());
+  blocks_.BeginStep(tables_.logical_length());
+  history_.clear();
+  said_.clear();
+  std::fill(released_tokens_.begin(), released_tokens_.end(), 0);
+  std::fill(promoted_tokens_.begin(), promoted_tokens_.end(), 0);
+  std::fill(evicted_.begin(), evicted_.end(), 0);
+  for (AttentionRecord& record : gathered_) record.Clear();
+  if (recall_) recall_->Clear();
+  eviction_.Clear();
+}
+
+// --- What can be asked
+// -----------------------------------------------------------------------------
+
+void Sequence::GatherAttention(bool gather) {
+  if (gather == !gathered_.empty()) return;
+  gathered_.assign(gather ? readers_.size() : 0, AttentionRecord(tables_.block_size()));
+}
+
+std::vector<BlockAttention> Sequence::GatheredAttention(std::int64_t group) const {
+  CAROUSEL_CHECK_GE(group, 0);
+  CAROUSEL_CHECK_LT(group, tables_.groups());
+  if (gathered_.empty()) return {};
+  return gathered_[static_cast<std::size_t>(group)].Of(tables_.table(group).entries());
+}
+
+std::span<const TokenId> Sequence::LastTokens(std::int64_t most) const {
+  return std::span(history_).last(
+      static_cast<std::size_t>(std::min<std::int64_t>(most, std::ssize(history_))));
+}
+
+std::vector<TokenId> Sequence::LastSaid(std::int64_t most) const {
+  std::vector<TokenId> last;  // from the last on
+  for (auto span = said_.rbegin(); span != said_.rend(); ++span) {
+    for (std::int64_t i = span->end; i > span->begin && std::ssize(last) < most; --i)
+      last.push_back(history_[static_cast<std::size_t>(i - 1)]);
+  }
+  std::reverse(last.begin(), last.end());
+  return last;
+}
+
+std::int64_t Sequence::resident_tokens() const {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group)
+    most = std::max(most, tables_.table(group).resident_tokens());
+  return most;
+}
+
+std::int64_t Sequence::forgotten_tokens() const {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    most = std::max(most, tables_.table(group).evicted_tokens() -
+                              released_tokens_[static_cast<std::size_t>(group)]);
+  }
+  return most;
+}
+
+std::int64_t Sequence::evicted_tokens() const {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    const auto index = static_cast<std::size_t>(group);
+    most = std::max(most, tables_.table(group).evicted_tokens() - released_tokens_[index] +
+                              promoted_tokens_[index]);
+  }
+  return most;
+}
+
+}  // namespace carousel

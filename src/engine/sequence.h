@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// One sequence: the state of one history, all that must be kept to go on bit for bit. What it
+// shares with others it only refers to.
+//
+// A step is Plan (evict, rotate keys where that is the way, allocate, hand out positions), Write
+// and attend layer by layer (layer_attention.h), then Commit or Abandon. The forward pass leaves a
+// trace; Commit applies it; after Abandon the step has not been, but for evictions, which were due
+// before it and are not due again.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cache/block_table.h"
+#include "carousel/engine.h"
+#include "engine/attention_record.h"
+#include "engine/block_access.h"
+#include "engine/eviction_plan.h"
+#include "engine/eviction_planner.h"
+#include "engine/key_rotation.h"
+#include "engine/recall_state.h"
+#include "engine/recall_tasks.h"
+#include "engine/shared_cache.h"
+#include "engine/step_plan.h"
+#include "engine/step_trace.h"
+
+namespace carousel {
+
+class Sequence {
+ public:
+  // `shared` outlives it. Throws carousel::Error as RecallStore.
+  explicit Sequence(SharedCache* shared);
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+  ~Sequence();
+
+  const SequenceTables& tables() const { return tables_; }
+  EvictionPlanner& eviction() { return eviction_; }
+  // The tokens read so far, from the first.
+  const std::vector<TokenId>& history() const { return history_; }
+  // Its last tokens, at most so many, in order; and of the tokens that the model itself has said.
+  std::span<const TokenId> LastTokens(std::int64_t most) const;
+  std::vector<TokenId> LastSaid(std::int64_t most) const;
+  const StepPlan& plan() const { return plan_; }
+
+  // The plan of a step; it stays until the next. Throws carousel::Error (kOutOfMemory) and
+  // std::bad_alloc; then there is no step. No other step is at hand.
+  const StepPlan& Plan(const StepRequest& request);
+
+  // --- One layer of the planned step; rows are those of this sequence alone.
+
+  // Codes keys and values [tokens, Hkv * dim] of the layer into the blocks.
+  void Write(std::int64_t layer, const float* k, const float* v);
+  // The layer's tasks, one per group, appended to `tasks`; their mass goes to the trace.
+  void AddTasks(std::int64_t layer, const float* q, float* out, std::vector<AttentionTask>* tasks);
+  // The layer for recall, whose tasks AddTasks has made.
+  RecallLayer LayerForRecall(std::int64_t layer, std::span<const AttentionTask> tasks);
+  // nullptr: nothing is recalled.
+  RecallTasks* recall_tasks() { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
+  RecallState* recall() { return recall_ ? &*recall_ : nullptr; }
+  const RecallState* recall() const { return recall_ ? &*recall_ : nullptr; }
+  // Keeps what policies want to see of the layer after the forward pass.
+  void Trace(std::int64_t layer, const float* q, const float* k, const float* v);
+
+  // Applies the trace of the step, in which the model has asked for every layer (CHECKed), and
+  // takes its `tokens` into the history; the first `said` of them were sampled. Throws
+  // std::bad_alloc alone: the sequence must then be cleared.
+  void Commit(std::span<const TokenId> tokens, std::int64_t said);
+  // The step has not been. Also without a step at hand.
+  void Abandon() noexcept;
+
+  // Gives every block back and forgets everything.
+  void Clear();
+
+  // As Engine's functions of these names.
+  void GatherAttention(bool gather);
+  std::vector<BlockAttention> GatheredAttention(std::int64_t group) const;
+
+  // Memory outside the pools: the open blocks.
+  std::int64_t open_bytes() const { return blocks_.open_bytes(); }
+  std::int64_t resident_tokens() const;   // the maximum over groups
+  std::int64_t evicted_tokens() const;    // ever, likewise; what came back counts
+  std::int64_t forgotten_tokens() const;  // now, likewise
+  double requantisation_error() const { return key_rotation_.requantisation_error(); }
+  // Recalled blocks that moved back into the cache, ever, over all groups.
+  std::int64_t promoted_blocks() const { return promoted_blocks_; }
+
+ private:
+  void Evict(const StepRequest& request);
+  void ReleasePastWindows();
+  void EvictLayers(std::int64_t room_tokens);
+  void Apply(std::int64_t group, const EvictionPlan& plan);
+  void Release(std::int64_t group, std::span<const std::int64_t> entries);
+  void Store(std::int64_t group, std::span<const std::int64_t> entries);
+  void Return(std::int64_t group, const RecalledBlock& block, const std::byte* data);
+  void ExtendRotation();
+  void FillPlan(const StepRequest& request);
+  void PlanGroup(std::int64_t group);
+  void Observe(std::int64_t group);
+  void AddToHistory(std::span<const TokenId> tokens, std::int64_t said);
+
+  SharedCache* shared_;
+  SequenceTables tables_;
+  BlockAccess blocks_;
+  std::vector<GroupReader> readers_;  // [groups]
+  EvictionPlanner eviction_;
+  std::optional<RecallState> recall_;
+  std::optional<RecallTasks> recall_tasks_;
+  KeyRotation key_rotation_;
+  std::vector<TokenId> history_;
+  std::vector<TokenSpan> said_;                // parts of the history that were sampled, in order
+  std::vector<std::int64_t> released_tokens_;  // [groups], past a sliding window: no loss
+  std::vector<std::int64_t> promoted_tokens_;  // [groups], ever
+  std::int64_t promoted_blocks_ = 0;
+  std::vector<AttentionRecord> gathered_;  // [groups]; empty: nobody asked
+  AlignedBuffer<std::byte> returning_;     // blocks on their way back from the second tier
+
+  // Of the step at hand.
+  StepPlan plan_;
+  StepTrace trace_;
+  std::optional<SequenceTables::Mark> begin_;  // none: no step is at hand
+  std::vector<std::int64_t> evicted_;          // [groups]: tokens, since the last commit
+};
+
+}  // namespace carousel
