@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "carousel/config.h"
+#include "carousel/enums.h"
 #include "carousel/model.h"
 
 namespace carousel {

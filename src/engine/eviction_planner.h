@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "cache/block_table.h"
-#include "carousel/engine.h"
 #include "carousel/model.h"
+#include "carousel/request.h"
 #include "engine/settings.h"
 #include "eviction/plan.h"
 #include "eviction/policy.h"

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "carousel/config.h"
+#include "carousel/recall_config.h"
 
 namespace carousel {
 
