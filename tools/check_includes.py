@@ -23,7 +23,7 @@ ROOMS = {
     "attention": {"base", "rope", "cache"},
     "engine": {"base", "rope", "cache", "eviction", "attention"},
     "measure": {"base", "rope", "cache", "eviction", "attention", "engine"},
-    "text": {"base", "engine"},
+    "text": {"base"},
     "openvino": {"base", "rope", "cache", "eviction", "attention", "engine", "measure"},
 }
 # Helpers for tests, which tests alone may use: this folder of src/, and whatever lies in tests/.

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/tokenizer.h"
+#include "carousel/tokenizer.h"
 #include "text/utf8.h"
 
 namespace carousel {
