@@ -8,8 +8,8 @@
 #include <new>
 
 #include "carousel/error.h"
-#include "cli/scripted_model.h"
-#include "text/fake_tokenizer.h"
+#include "testing/fake_tokenizer.h"
+#include "testing/scripted_model.h"
 
 namespace carousel {
 namespace {

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-#include "text/random_text.h"
+#include "testing/random_text.h"
 
 namespace carousel {
 namespace {
