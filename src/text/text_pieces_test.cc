@@ -8,11 +8,11 @@
 #include <array>
 #include <fstream>
 
+#include "base/utf8.h"
 #include "carousel/error.h"
 #include "testing/random_text.h"
 #include "testing/string_source.h"
 #include "text/mended_whole.h"
-#include "text/utf8.h"
 
 namespace carousel {
 namespace {
