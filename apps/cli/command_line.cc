@@ -104,13 +104,24 @@ std::string NearestFlag(const CLI::App& command, std::string_view flag) {
                        : fmt::format("{}: unknown flag; did you mean {}?", argument, nearest));
 }
 
+std::vector<std::string> CommandsOf(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* part : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(part->get_name());
+  return names;
+}
+
+// The program's commands: "models, info or chat".
+std::string CommandChoice(const CLI::App& program) {
+  const std::vector<std::string> names = CommandsOf(program);
+  const auto last = names.end() - 1;
+  return fmt::format("{} or {}", fmt::join(names.begin(), last, ", "), *last);
+}
+
 // A command that only has commands of its own, none of which was named.
 [[noreturn]] void FailWithoutPart(const CLI::App& command) {
   const std::string name = FullName(command);
-  std::vector<std::string> parts;
-  for (const CLI::App* part : command.get_subcommands([](const CLI::App*) { return true; }))
-    parts.push_back(part->get_name());
-  const std::string choice = fmt::format("{}", fmt::join(parts, " or "));
+  const std::string choice = fmt::format("{}", fmt::join(CommandsOf(command), " or "));
   const std::vector<std::string> unknown = command.remaining();
   if (unknown.empty()) throw UsageError(fmt::format("{}: of what? Use {} {}", name, name, choice));
   throw UsageError(
@@ -159,13 +170,12 @@ std::optional<std::string> Split(const std::vector<std::string>& arguments, Prog
   if (!unknown.empty()) {
     if (chosen != nullptr || unknown.front().starts_with("-"))
       throw UsageError(fmt::format("{}: unknown flag; see carousel --help", unknown.front()));
-    throw UsageError(
-        fmt::format("{}: unknown command; use models, info, stream, generate, chat or bench",
-                    Shown(unknown.front())));
+    throw UsageError(fmt::format("{}: unknown command; use {}", Shown(unknown.front()),
+                                 CommandChoice(program->app)));
   }
   if (chosen == nullptr)
     throw UsageError(
-        "no command; use models, info, stream, generate, chat or bench, or see carousel --help");
+        fmt::format("no command; use {}, or see carousel --help", CommandChoice(program->app)));
   const std::vector<std::string> unexpected = chosen->app()->remaining();
   if (!unexpected.empty()) FailUnexpected(*chosen->app(), unexpected.front());
   return std::nullopt;

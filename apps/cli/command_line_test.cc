@@ -237,9 +237,10 @@ TEST(CommandLine, DefaultsAreWholeBlocksOfAnySize) {
 TEST(CommandLine, SaysWhatIsWrong) {
   EXPECT_EQ(
       Problem({}),
-      "no command; use models, info, stream, generate, chat or bench, or see carousel --help");
+      "no command; use models, info, stream, generate, evaluate, chat or bench, or see carousel "
+      "--help");
   EXPECT_EQ(Problem({"strem"}),
-            "strem: unknown command; use models, info, stream, generate, chat or bench");
+            "strem: unknown command; use models, info, stream, generate, evaluate, chat or bench");
   EXPECT_EQ(Problem({"--verbose"}), "--verbose: unknown flag; see carousel --help");
   EXPECT_EQ(Problem({"stream"}),
             "--text: missing; give --text FILE, or --text - for standard input");

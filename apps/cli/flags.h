@@ -34,7 +34,7 @@ struct CacheFlags {
 
 // What is recalled where nothing is said, as far as there is room for it: a quarter of a cache of
 // 1,024 tokens, out of the last 16 caches' worth. Memory then stays flat, and what was said a few
-// thousand tokens ago comes back (docs/decisions: defaults).
+// thousand tokens ago comes back (docs/decisions/0014-what-recall-finds.md).
 inline constexpr std::int64_t kRecalledBlocks = 8;
 inline constexpr std::int64_t kStoredCaches = 16;
 

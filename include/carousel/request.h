@@ -15,7 +15,7 @@ struct SamplingParams {
   double temperature = 0.0;  // 0: greedy (the first of the largest logits)
   std::int64_t top_k = 0;    // 0: off
   double top_p = 1.0;        // in (0, 1]; 1: off
-  double min_p = 0.0;        // in [0, 1); 0: off. Keeps p >= min_p * the largest p
+  double min_p = 0.0;        // in [0, 1]; 0: off. Keeps p >= min_p * the largest p
   // > 0; 1: off. Divides or multiplies logits of tokens that were there before (Keskar et al.
   // 2019); tokens that end an answer are no repetition. See Request::penalise_prompt.
   double repetition_penalty = 1.0;
