@@ -53,7 +53,8 @@ TEST(TokenStream, NothingIsPutBehindAText) {
 TEST(TokenStream, CountsWhatItReplaces) {
   for (const bool in_pieces : {true, false}) {
     const FakeTokenizer tokenizer = Tokens(in_pieces);
-    PeekedSource source(std::make_unique<StringSource>("caf\xE9 word\xC3", std::vector<std::size_t>{2}));
+    PeekedSource source(
+        std::make_unique<StringSource>("caf\xE9 word\xC3", std::vector<std::size_t>{2}));
     TokenStream stream(source, tokenizer);
     const std::vector<TokenId> tokens = All(&stream);
     EXPECT_EQ(tokens,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What can be chosen among a few: each with the name that flags, environment variables and JSON use.
+// What can be chosen among a few: each with the name that flags, environment variables and JSON
+// use.
 #pragma once
 
 #include <optional>
@@ -13,7 +14,8 @@ enum class Aggregation {
   kNormSum,  // the sum divided by the number of counted queries that could see the block
 };
 
-// How survivors of an eviction reach contiguous positions (docs/architecture.md: the two exact ways).
+// How survivors of an eviction reach contiguous positions (docs/architecture.md: the two exact
+// ways).
 enum class Rotation {
   kAuto,   // query rotation where the probe proves RoPE, off elsewhere
   kQuery,  // queries are rotated per run of blocks; keys are never rewritten
