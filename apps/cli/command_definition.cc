@@ -90,7 +90,7 @@ void CheckPaths(const FlagSet& flags, const ModelFlags& model, const std::string
   if (json != nullptr) RefuseEmpty(flags, "--json", *json);
 }
 
-void SettleCache(const FlagSet& flags, const CacheFlags& cache, EngineConfig* config,
+void SettleCache(const FlagSet& flags, const ConfigDraft& cache, EngineConfig* config,
                  Invocation* invocation) {
   invocation->labels = ModelLabels(flags);
   *config = CheckedConfig(cache, invocation->labels);
@@ -201,7 +201,7 @@ class StreamCommand : public CommandDefinition {
 
  private:
   StreamFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class GenerateCommand : public CommandDefinition {
@@ -227,9 +227,7 @@ class GenerateCommand : public CommandDefinition {
     target_.sampling.max_new_tokens = 256;
     AddSamplingFlags(&flags(), &target_.sampling);
     flags().Switch({"--ignore-eos", "", "Go on past the end token"}, &target_.ignore_eos);
-    flags().Integer(
-        {"--logprobs", "N", "Report the N likeliest tokens at each place in the JSON (default 0)"},
-        {INT64_MIN, INT64_MAX}, &target_.sampling.params.logprobs);
+    AddLogprobsFlag(&flags(), &target_.sampling);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
     flags().Heading("Output");
     AddJsonFlag(&flags(), "Write a JSON summary there; -: standard output, without the text",
@@ -261,7 +259,7 @@ class GenerateCommand : public CommandDefinition {
 
  private:
   GenerateFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class EvaluateCommand : public CommandDefinition {
@@ -299,7 +297,7 @@ class EvaluateCommand : public CommandDefinition {
 
  private:
   EvaluateFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class ChatCommand : public CommandDefinition {
@@ -310,14 +308,8 @@ class ChatCommand : public CommandDefinition {
                          &target_.system);
     AddPinSystemFlag(&flags(), &target_.pin_system);
     AddModelFlags(&flags(), &target_.model);
-    target_.sampling.max_new_tokens = 1024;
-    // Mild: enough chance that a small model leaves its loops, little enough that it keeps to the
-    // subject.
-    target_.sampling.params.temperature = 0.6;
-    target_.sampling.params.top_p = 0.9;
-    target_.sampling.params.min_p = 0.05;
-    target_.sampling.params.repetition_penalty = 1.1;
-    target_.sampling.params.penalty_window = 256;
+    target_.sampling.max_new_tokens = kChatAnswerTokens;
+    target_.sampling.params = ChatSampling();
     AddSamplingFlags(&flags(), &target_.sampling);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
   }
@@ -336,7 +328,7 @@ class ChatCommand : public CommandDefinition {
 
  private:
   ChatFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 }  // namespace
@@ -352,9 +344,9 @@ FieldLabels ModelLabels(const FlagSet& flags) {
   return labels;
 }
 
-EngineConfig CheckedConfig(const CacheFlags& cache, const FieldLabels& labels) {
+EngineConfig CheckedConfig(const ConfigDraft& cache, const FieldLabels& labels) {
   EngineConfig config;
-  Checked(labels, [&] { config = SettledConfig(cache); });
+  Checked(labels, [&] { config = cache.Finished(); });
   return config;
 }
 

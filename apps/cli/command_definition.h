@@ -36,7 +36,7 @@ void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& valu
 // A tokenizer's files are part of the model's folder.
 FieldLabels ModelLabels(const FlagSet& flags);
 // What the engine is to be told by `cache`.
-EngineConfig CheckedConfig(const CacheFlags& cache, const FieldLabels& labels);
+EngineConfig CheckedConfig(const ConfigDraft& cache, const FieldLabels& labels);
 
 // A command's place in `parent`, which outlives it.
 CLI::App* AddCommand(CLI::App* parent, const char* name, const char* description,

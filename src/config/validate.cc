@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/config.h"
-
+// What settings may be together. What each may be by itself is in the table of settings.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 
 #include "cache/plane_layout.h"
+#include "carousel/config.h"
 #include "carousel/error.h"
+#include "carousel/request.h"
+#include "config/setting_value.h"
+#include "config/sizes.h"
 #include "eviction/registry.h"
 
 namespace carousel {
 namespace {
-
-// Larger sizes are typing errors; below this no sum of sizes overflows.
-constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
 
 [[noreturn]] void Refuse(std::string_view field, const std::string& problem) {
   throw Error(ErrorCode::kInvalidArgument, field, problem);
@@ -73,43 +72,25 @@ void CheckBudget(std::string_view field, std::int64_t size, const LeastSizes& si
 void ValidateEviction(const EngineConfig& config) {
   const EvictionConfig& eviction = *config.eviction;
   const std::int64_t block_size = config.cache.block_size;
-  // So that a cache can be larger than both.
-  constexpr std::int64_t kLargestArea = kLargestSize / 4;
   CheckMultiple("start_size", eviction.start_size, block_size, block_size, kLargestArea);
   CheckMultiple("recent_size", eviction.recent_size, block_size, block_size, kLargestArea);
   const LeastSizes least = LeastOf(config);
   CheckBudget("max_cache_size", eviction.max_cache_size, least, block_size);
   for (const std::int64_t size : eviction.layer_max_cache_size)
     CheckBudget("layer_max_cache_size", size, least, block_size);
-  CheckRange("snapkv_window", eviction.snapkv_window, 0, kLargestSize);
-  CheckRange("pooling_width", eviction.pooling_width, 1, 1023);
+  CheckRanges(SettingGroup::kEviction, {.engine = &config});
   if (eviction.pooling_width % 2 == 0) {
     Refuse("pooling_width", fmt::format("{} is even; use {} or {}", eviction.pooling_width,
                                         eviction.pooling_width - 1, eviction.pooling_width + 1));
   }
   ValidatePolicy(eviction);
-  if (!(eviction.budget_floor >= 0.0 && eviction.budget_floor <= 1.0))
-    Refuse("budget_floor", fmt::format("{} is outside 0 to 1; use 0.2", eviction.budget_floor));
-  if (!(eviction.budget_slope >= 1.0 && eviction.budget_slope <= 1e6))
-    Refuse("budget_slope",
-           fmt::format("{} is outside 1 to 1000000; use 20", eviction.budget_slope));
   if (eviction.budget == Budget::kPyramid && !eviction.layer_max_cache_size.empty())
     Refuse("layer_max_cache_size", "says each layer's size, and so does budget pyramid; use one");
 }
 
 void ValidateRecall(const EngineConfig& config) {
   const RecallConfig& recall = config.recall;
-  CheckRange("recall_blocks", recall.blocks, 0, 65536);
-  CheckRange("recall_every", recall.every, 1, kLargestSize);
-  CheckRange("recall_chunk", recall.chunk, 1, kLargestSize);
-  CheckRange("recall_queries", recall.queries, 1, kLargestSize);
-  CheckRange("recall_limit", recall.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
-  CheckRange("recall_limit_tokens", recall.limit_tokens, 0, kLargestSize);
-  if (!(recall.least_gain >= 0.0 && recall.least_gain <= 1.0))
-    Refuse("recall_gain", fmt::format("{} is outside 0 to 1; use 0.01", recall.least_gain));
-  if (!(recall.promotion >= 0.0 && recall.promotion <= 1e6))
-    Refuse("recall_promotion",
-           fmt::format("{} is outside 0 to 1000000; use 2, or 0 for never", recall.promotion));
+  CheckRanges(SettingGroup::kRecall, {.engine = &config});
   if (recall.blocks == 0) return;
   if (!config.eviction) {
     Refuse("recall_blocks", fmt::format("{} blocks cannot be brought back where nothing is evicted;"
@@ -135,18 +116,21 @@ void ValidateRecall(const EngineConfig& config) {
 void Validate(const EngineConfig& config) {
   const CacheConfig& cache = config.cache;
   const std::int64_t multiple = KeyTokensMultiple(cache.key_type);
-  CheckRange("block_size", cache.block_size, multiple, 256);
+  CheckRange("block_size", cache.block_size, multiple, kLargestBlock);
   if (cache.block_size % multiple != 0) {
     const std::int64_t below = cache.block_size / multiple * multiple;
     Refuse("block_size",
            fmt::format("{} is not a multiple of {}, as {} keys are packed; use {} or {}",
                        cache.block_size, multiple, Name(cache.key_type), below, below + multiple));
   }
-  CheckRange("limit_bytes", cache.limit_bytes, 0, std::numeric_limits<std::int64_t>::max());
-  CheckRange("limit_tokens", cache.limit_tokens, 0, kLargestSize);
-  CheckRange("chunk_size", config.chunk_size, cache.block_size, 65536);
+  CheckRanges(SettingGroup::kCache, {.engine = &config});
+  CheckRange("chunk_size", config.chunk_size, cache.block_size, kLargestChunk);
   if (config.eviction) ValidateEviction(config);
   ValidateRecall(config);
+}
+
+void Validate(const SamplingParams& params) {
+  CheckRanges(SettingGroup::kSampling, {.sampling = &params});
 }
 
 }  // namespace carousel
