@@ -78,19 +78,20 @@ void AddSamplingWaysFlag(FlagSet* flags, std::string_view default_ways,
                          std::vector<NamedSampling>* target) {
   std::vector<std::string_view> names;
   for (const NamedSampling& way : SamplingWays()) names.emplace_back(way.name);
-  flags->List({"--sampling", "W,...",
-               fmt::format("Ways to choose a token: {} (default {}; carousel bench sampler --help "
-                           "says what they are)",
-                           fmt::join(names, ", "), default_ways)},
-              [names, target](const std::vector<std::string>& words) {
-                target->clear();
-                for (const std::string& word : words) {
-                  RequireOneOf("", word, names);
-                  target->push_back(
-                      *std::find_if(SamplingWays().begin(), SamplingWays().end(),
-                                    [&](const NamedSampling& way) { return way.name == word; }));
-                }
-              });
+  flags->List(
+      {"--sampling", "W,...",
+       fmt::format("Ways to choose a token: {} (default {}; carousel bench sampler --help-all "
+                   "says what they are)",
+                   fmt::join(names, ", "), default_ways)},
+      [names, target](const std::vector<std::string>& words) {
+        target->clear();
+        for (const std::string& word : words) {
+          RequireOneOf("", word, names);
+          target->push_back(
+              *std::find_if(SamplingWays().begin(), SamplingWays().end(),
+                            [&](const NamedSampling& way) { return way.name == word; }));
+        }
+      });
 }
 
 void AddOutputFlags(FlagSet* flags, std::string* json) {

@@ -8,6 +8,7 @@
 #include <array>
 #include <utility>
 
+#include "base/check.h"
 #include "cli/bench_definition.h"
 #include "cli/error_text.h"
 #include "cli/usage_error.h"
@@ -211,14 +212,19 @@ class GenerateCommand : public CommandDefinition {
     flags().OptionalText({"--prompt", "TEXT", "The prompt"}, &target_.prompt);
     flags().OptionalText({"--prompt-file", "FILE", "The prompt is in this file; -: standard input"},
                          &target_.prompt_file);
-    flags().OptionalText(
-        {"--token-ids", "FILE", "The prompt as a JSON array of token ids; implies --raw"},
-        &target_.token_ids_file);
+    flags().OptionalText({.flag = "--token-ids",
+                          .value_name = "FILE",
+                          .description = "The prompt as a JSON array of token ids; implies --raw",
+                          .rare = true},
+                         &target_.token_ids_file);
     flags().OptionalText({"--system", "TEXT", "The system message in front of the prompt"},
                          &target_.system);
     AddPinSystemFlag(&flags(), &target_.pin_system);
     flags().Integer(
-        {"--pin-tokens", "N", "Never evict the first N tokens of the prompt; 0: none (default 0)"},
+        {.flag = "--pin-tokens",
+         .value_name = "N",
+         .description = "Never evict the first N tokens of the prompt; 0: none (default 0)",
+         .rare = true},
         {0, INT64_MAX}, &target_.pin_tokens);
     flags().Switch(
         {"--raw", "", "Give the prompt to the model as it is, without the chat template"},
@@ -226,7 +232,9 @@ class GenerateCommand : public CommandDefinition {
     AddModelFlags(&flags(), &target_.model);
     target_.sampling.max_new_tokens = 256;
     AddSamplingFlags(&flags(), &target_.sampling);
-    flags().Switch({"--ignore-eos", "", "Go on past the end token"}, &target_.ignore_eos);
+    flags().Switch(
+        {.flag = "--ignore-eos", .description = "Go on past the end token", .rare = true},
+        &target_.ignore_eos);
     AddLogprobsFlag(&flags(), &target_.sampling);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
     flags().Heading("Output");
@@ -332,6 +340,15 @@ class ChatCommand : public CommandDefinition {
 };
 
 }  // namespace
+
+void CommandDefinition::ShortenHelp() {
+  const std::string footer = app_->get_footer();
+  const std::size_t examples = footer.find("Examples:\n");
+  CAROUSEL_CHECK(examples != std::string::npos);
+  const bool is_shorter = flags_.ShortenHelp() || examples > 1;
+  if (is_shorter)
+    app_->footer("\n" + footer.substr(examples) + "\n\n--help-all says everything there is.");
+}
 
 void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& value) {
   if (flags.Given(flag) && value.empty())

@@ -17,6 +17,9 @@ class CommandDefinition {
   // What the flags say, once CLI11 has split the command line. Throws UsageError.
   virtual Invocation Settle(const Environment& environment) = 0;
   CLI::App* app() const { return app_; }
+  // From now on the help is one screen: without the rare flags, and of the text below them the
+  // examples alone.
+  void ShortenHelp();
 
  protected:
   explicit CommandDefinition(CLI::App* app) : app_(app), flags_(app) {}

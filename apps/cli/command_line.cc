@@ -30,7 +30,7 @@ Examples:
 
 Every flag is also an environment variable: --max-cache-size is CAROUSEL_MAX_CACHE_SIZE.
 Exit status: 0 done, 1 failed, 2 bad usage, 130 stopped by Ctrl-C.
-"carousel COMMAND --help" lists a command's flags.)";
+"carousel COMMAND --help" lists what most people use of a command, --help-all everything.)";
 
 // The program as CLI11 sees it.
 struct Program {
@@ -38,7 +38,8 @@ struct Program {
   std::vector<std::unique_ptr<CommandDefinition>> commands;
 
   Program() {
-    app.set_help_flag("-h,--help", "Print this and exit");
+    app.set_help_flag("-h,--help", "Print what most people use and exit");
+    app.set_help_all_flag("--help-all", "Print everything and exit");
     app.set_version_flag("--version", "carousel " CAROUSEL_VERSION, "Print the version and exit");
     app.footer(kMainFooter);
     app.require_subcommand(0, 1);
@@ -147,6 +148,26 @@ std::string HelpText(const CLI::App& app) {
   return text;
 }
 
+// Lines of at most 100 characters. What is behind a flag goes on below itself.
+std::string Wrapped(const std::string& text) {
+  constexpr std::size_t kWidth = 100;
+  constexpr std::size_t kColumn = 30;  // where CLI11 begins what a flag is
+  std::string wrapped;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    while (line.size() > kWidth) {
+      const std::size_t space = line.rfind(' ', kWidth);
+      if (space == std::string::npos || space <= kColumn) break;
+      wrapped += line.substr(0, space) + "\n";
+      line = std::string(kColumn, ' ') + line.substr(space + 1);
+    }
+    wrapped += line + "\n";
+  }
+  return wrapped;
+}
+
 // Runs CLI11. nullopt: a command was chosen; else what --help or --version print.
 std::optional<std::string> Split(const std::vector<std::string>& arguments, Program* program) {
   std::vector<std::string> reversed = SplitEmptyValues(arguments);
@@ -154,6 +175,9 @@ std::optional<std::string> Split(const std::vector<std::string>& arguments, Prog
   try {
     program->app.parse(reversed);
   } catch (const CLI::CallForHelp&) {
+    for (const auto& command : program->commands) command->ShortenHelp();
+    return Wrapped(HelpText(program->app));
+  } catch (const CLI::CallForAllHelp&) {
     return HelpText(program->app);
   } catch (const CLI::CallForVersion& version) {
     return std::string(version.what()) + "\n";

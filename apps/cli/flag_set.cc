@@ -134,6 +134,7 @@ void FlagSet::Register(const Spec& spec, CLI::Option* option, Setter set) {
                     .variable = VariableName(name),
                     .field = spec.field.empty() ? FieldName(name) : spec.field,
                     .heading = heading_,
+                    .short_heading = short_heading_,
                     .rare = spec.rare,
                     .option = option,
                     .set = std::move(set)});
@@ -188,10 +189,9 @@ std::string FlagSet::Label(std::string_view flag) const {
   return fmt::format("{} ({})", found.name, found.variable);
 }
 
-void FlagSet::HideRare() {
-  for (const Flag& flag : flags_) {
-    if (flag.rare) flag.option->group("");
-  }
+bool FlagSet::ShortenHelp() {
+  for (const Flag& flag : flags_) flag.option->group(flag.rare ? "" : flag.short_heading);
+  return std::any_of(flags_.begin(), flags_.end(), [](const Flag& flag) { return flag.rare; });
 }
 
 FieldLabels FlagSet::Labels() const {

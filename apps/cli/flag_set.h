@@ -51,8 +51,12 @@ class FlagSet {
   // `command` must outlive this.
   explicit FlagSet(CLI::App* command) : command_(command) {}
 
-  // The heading in the help for the flags added from now on.
-  void Heading(std::string heading) { heading_ = std::move(heading); }
+  // The heading in the help for the flags added from now on, and in the short help where that is
+  // another.
+  void Heading(std::string heading, std::string short_heading = "") {
+    heading_ = std::move(heading);
+    short_heading_ = short_heading.empty() ? heading_ : std::move(short_heading);
+  }
 
   void Text(Spec spec, std::string* target);
   void OptionalText(Spec spec, std::optional<std::string>* target);
@@ -86,8 +90,8 @@ class FlagSet {
   // "--chunk", with the variable's name when the value comes from there.
   std::string Label(std::string_view flag) const;
   FieldLabels Labels() const;
-  // Leaves the rare flags out of the help.
-  void HideRare();
+  // Leaves the rare flags out of the help. False: there are none.
+  bool ShortenHelp();
 
  private:
   enum class Source { kDefault, kEnvironment, kCommandLine };
@@ -98,6 +102,7 @@ class FlagSet {
     std::string variable;  // "CAROUSEL_CHUNK"
     std::string field;
     std::string heading;
+    std::string short_heading;
     bool rare = false;
     CLI::Option* option = nullptr;
     Setter set;
@@ -111,6 +116,7 @@ class FlagSet {
 
   CLI::App* command_;
   std::string heading_ = "Flags";
+  std::string short_heading_ = heading_;
   std::vector<Flag> flags_;
 };
 

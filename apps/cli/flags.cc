@@ -59,9 +59,9 @@ void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, ConfigDraft* target) 
     AddSettings(flags, group, but, {.engine = &target->config},
                 [target](const Setting& setting) { target->NoteGiven(setting); });
   };
-  flags->Heading(std::string(kEvictionHeading));
+  flags->Heading(std::string(kEvictionHeading), "Cache");
   add(SettingGroup::kEviction);
-  flags->Heading(std::string(kRecallHeading));
+  flags->Heading(std::string(kRecallHeading), "Cache");
   add(SettingGroup::kRecall);
   flags->Heading("Cache");
   if (choice.one_size) flags->Switch({"--no-eviction", "", "Keep every token"}, &target->keeps_all);
@@ -74,10 +74,7 @@ void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
       {"--max-new-tokens", "N", WithDefault("Most tokens of an answer", target->max_new_tokens)},
       {1, INT64_MAX}, &target->max_new_tokens);
   AddSettings(flags, SettingGroup::kSampling, {"logprobs"}, {.sampling = &target->params}, {});
-  flags->Texts({.flag = "--stop",
-                .value_name = "TEXT",
-                .description = "End the answer before this text; may be given more than once",
-                .rare = true},
+  flags->Texts({"--stop", "TEXT", "End the answer before this text; may be given more than once"},
                &target->stops);
 }
 
