@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/nearest_name.h"
 #include "cli/command_definition.h"
 #include "cli/error_text.h"
 #include "cli/usage_error.h"
@@ -55,20 +56,6 @@ struct Program {
   }
 };
 
-// The number of single-letter edits between two words (Levenshtein 1966).
-std::size_t EditDistance(std::string_view left, std::string_view right) {
-  std::vector<std::size_t> row(right.size() + 1);
-  for (std::size_t j = 0; j <= right.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= left.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= right.size(); ++j) {
-      const std::size_t replaced = diagonal + (left[i - 1] == right[j - 1] ? 0 : 1);
-      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
-    }
-  }
-  return row[right.size()];
-}
-
 // "bench attention": without the program's name.
 std::string FullName(const CLI::App& command) {
   std::string name = command.get_name();
@@ -81,17 +68,11 @@ std::string FullName(const CLI::App& command) {
 std::string Shown(const std::string& argument) { return argument.empty() ? "\"\"" : argument; }
 
 std::string NearestFlag(const CLI::App& command, std::string_view flag) {
-  std::string nearest;
-  std::size_t best = 3;  // more edits than two are another word
+  std::vector<std::string> flags;
   for (const CLI::Option* option : command.get_options()) {
-    for (const std::string& name : option->get_lnames()) {
-      const std::size_t distance = EditDistance(flag, "--" + name);
-      if (distance >= best) continue;
-      best = distance;
-      nearest = "--" + name;
-    }
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
   }
-  return nearest;
+  return NearestName(flag, flags);
 }
 
 [[noreturn]] void FailUnexpected(const CLI::App& command, std::string argument) {
