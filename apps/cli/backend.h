@@ -8,9 +8,9 @@
 
 #include "carousel/engine.h"
 #include "carousel/model.h"
+#include "carousel/tokenizer.h"
 #include "cli/console.h"
 #include "cli/flags.h"
-#include "engine/tokenizer.h"
 #include "measure/attention_load.h"
 
 namespace carousel {

@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "cli/usage_error.h"
+#include "config/members.h"
+#include "config/setting_value.h"
 
 namespace carousel {
 namespace {
@@ -74,21 +76,22 @@ void AddRoundsFlag(FlagSet* flags, std::int64_t* target) {
 
 void AddSamplingWaysFlag(FlagSet* flags, std::string_view default_ways,
                          std::vector<NamedSampling>* target) {
-  std::vector<std::string> names;
+  std::vector<std::string_view> names;
   for (const NamedSampling& way : SamplingWays()) names.emplace_back(way.name);
-  flags->List({"--sampling", "W,...",
-               fmt::format("Ways to choose a token: {} (default {}; carousel bench sampler --help "
-                           "says what they are)",
-                           fmt::join(names, ", "), default_ways)},
-              [names, target](const std::vector<std::string>& words) {
-                target->clear();
-                for (const std::string& word : words) {
-                  RequireOneOf(word, names);
-                  target->push_back(
-                      *std::find_if(SamplingWays().begin(), SamplingWays().end(),
-                                    [&](const NamedSampling& way) { return way.name == word; }));
-                }
-              });
+  flags->List(
+      {"--sampling", "W,...",
+       fmt::format("Ways to choose a token: {} (default {}; carousel bench sampler --help-all "
+                   "says what they are)",
+                   fmt::join(names, ", "), default_ways)},
+      [names, target](const std::vector<std::string>& words) {
+        target->clear();
+        for (const std::string& word : words) {
+          RequireOneOf("", word, names);
+          target->push_back(
+              *std::find_if(SamplingWays().begin(), SamplingWays().end(),
+                            [&](const NamedSampling& way) { return way.name == word; }));
+        }
+      });
 }
 
 void AddOutputFlags(FlagSet* flags, std::string* json) {
@@ -121,9 +124,10 @@ class BenchAttentionCommand : public CommandDefinition {
         {"--queries", "N",
          "Queries of the prompt phase, the context's last tokens (default: all of them)"},
         {1, INT64_MAX}, &target_.queries);
-    flags().List({"--kv-types", "T,...",
-                  fmt::format("How our cache is held (default {})", fmt::join(KvTypeNames(), ","))},
-                 [this](const std::vector<std::string>& words) { ReadKvTypes(words); });
+    flags().List(
+        {"--kv-types", "T,...",
+         fmt::format("How our cache is held (default {})", fmt::join(EnumNames<KvType>(), ","))},
+        [this](const std::vector<std::string>& words) { ReadKvTypes(words); });
     flags().List({"--shifts", "S,...",
                   "How many different rotations of the query the blocks ask for: none, a number, "
                   "every_block (default none,every_block)"},
@@ -166,7 +170,7 @@ class BenchAttentionCommand : public CommandDefinition {
   void ReadKvTypes(const std::vector<std::string>& words) {
     target_.kv_types.clear();
     for (const std::string& word : words) {
-      RequireOneOf(word, KvTypeNames());
+      RequireOneOf("", word, EnumNames<KvType>());
       target_.kv_types.push_back(*ParseKvType(word));
     }
   }
@@ -236,8 +240,8 @@ class BenchModelCommand : public CommandDefinition {
     Invocation invocation;
     invocation.labels = ModelLabels(flags());
     for (const std::optional<std::int64_t>& size : cache_sizes_) {
-      CacheFlags cache = cache_;
-      cache.no_eviction = !size.has_value();
+      ConfigDraft cache = cache_;
+      cache.keeps_all = !size.has_value();
       if (size) cache.config.eviction->max_cache_size = *size;
       cache.config.yields.max_cache_size = !flags().Given("--max-cache-size");
       target_.configs.push_back(CheckedConfig(cache, invocation.labels));
@@ -265,7 +269,7 @@ class BenchModelCommand : public CommandDefinition {
   std::vector<std::optional<std::int64_t>> cache_sizes_ = {std::nullopt,
                                                            EvictionConfig{}.max_cache_size};
   BenchModelFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class BenchSamplerCommand : public CommandDefinition {

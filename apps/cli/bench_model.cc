@@ -13,16 +13,16 @@
 #include <utility>
 #include <vector>
 
+#include "answers/prompt_file.h"
 #include "base/clock.h"
 #include "carousel/engine.h"
 #include "carousel/error.h"
 #include "cli/commands.h"
 #include "cli/numbers.h"
-#include "cli/process_memory.h"
 #include "cli/progress.h"
-#include "cli/prompt_file.h"
 #include "cli/whole_file.h"
 #include "measure/contender.h"
+#include "measure/process_memory.h"
 
 namespace carousel {
 namespace {

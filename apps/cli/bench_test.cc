@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "cli/tiny_backend.h"
 #include "cli/usage_error.h"
 #include "cli/whole_file.h"
+#include "testing/tiny_backend.h"
 
 namespace carousel {
 namespace {

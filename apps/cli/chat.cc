@@ -11,16 +11,16 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "answers/conversation.h"
+#include "answers/prompt_file.h"
 #include "carousel/error.h"
 #include "cli/commands.h"
-#include "cli/conversation.h"
 #include "cli/error_text.h"
 #include "cli/interrupt.h"
 #include "cli/line_reader.h"
 #include "cli/numbers.h"
-#include "cli/process_memory.h"
-#include "cli/prompt_file.h"
 #include "cli/recall_notice.h"
+#include "measure/process_memory.h"
 #include "text/text_pieces.h"
 
 namespace carousel {
@@ -143,10 +143,12 @@ void Chat::Say(const std::string& message) {
     NoteTakenBack("no answer");
   };
   try {
-    answer = conversation_.Say(message, interrupt_, {.show = [&](std::string_view part) {
-                                 is_line_open = true;
-                                 console_->out.Write(part);
-                               }});
+    answer = conversation_.Say(message, {.show =
+                                             [&](std::string_view part) {
+                                               is_line_open = true;
+                                               console_->out.Write(part);
+                                             },
+                                         .is_cancelled = [&] { return interrupt_.raised(); }});
   } catch (const Error&) {
     fail();
     throw;

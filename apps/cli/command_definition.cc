@@ -8,6 +8,7 @@
 #include <array>
 #include <utility>
 
+#include "base/check.h"
 #include "cli/bench_definition.h"
 #include "cli/error_text.h"
 #include "cli/usage_error.h"
@@ -90,7 +91,7 @@ void CheckPaths(const FlagSet& flags, const ModelFlags& model, const std::string
   if (json != nullptr) RefuseEmpty(flags, "--json", *json);
 }
 
-void SettleCache(const FlagSet& flags, const CacheFlags& cache, EngineConfig* config,
+void SettleCache(const FlagSet& flags, const ConfigDraft& cache, EngineConfig* config,
                  Invocation* invocation) {
   invocation->labels = ModelLabels(flags);
   *config = CheckedConfig(cache, invocation->labels);
@@ -201,7 +202,7 @@ class StreamCommand : public CommandDefinition {
 
  private:
   StreamFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class GenerateCommand : public CommandDefinition {
@@ -211,14 +212,19 @@ class GenerateCommand : public CommandDefinition {
     flags().OptionalText({"--prompt", "TEXT", "The prompt"}, &target_.prompt);
     flags().OptionalText({"--prompt-file", "FILE", "The prompt is in this file; -: standard input"},
                          &target_.prompt_file);
-    flags().OptionalText(
-        {"--token-ids", "FILE", "The prompt as a JSON array of token ids; implies --raw"},
-        &target_.token_ids_file);
+    flags().OptionalText({.flag = "--token-ids",
+                          .value_name = "FILE",
+                          .description = "The prompt as a JSON array of token ids; implies --raw",
+                          .rare = true},
+                         &target_.token_ids_file);
     flags().OptionalText({"--system", "TEXT", "The system message in front of the prompt"},
                          &target_.system);
     AddPinSystemFlag(&flags(), &target_.pin_system);
     flags().Integer(
-        {"--pin-tokens", "N", "Never evict the first N tokens of the prompt; 0: none (default 0)"},
+        {.flag = "--pin-tokens",
+         .value_name = "N",
+         .description = "Never evict the first N tokens of the prompt; 0: none (default 0)",
+         .rare = true},
         {0, INT64_MAX}, &target_.pin_tokens);
     flags().Switch(
         {"--raw", "", "Give the prompt to the model as it is, without the chat template"},
@@ -226,10 +232,10 @@ class GenerateCommand : public CommandDefinition {
     AddModelFlags(&flags(), &target_.model);
     target_.sampling.max_new_tokens = 256;
     AddSamplingFlags(&flags(), &target_.sampling);
-    flags().Switch({"--ignore-eos", "", "Go on past the end token"}, &target_.ignore_eos);
-    flags().Integer(
-        {"--logprobs", "N", "Report the N likeliest tokens at each place in the JSON (default 0)"},
-        {INT64_MIN, INT64_MAX}, &target_.sampling.params.logprobs);
+    flags().Switch(
+        {.flag = "--ignore-eos", .description = "Go on past the end token", .rare = true},
+        &target_.ignore_eos);
+    AddLogprobsFlag(&flags(), &target_.sampling);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
     flags().Heading("Output");
     AddJsonFlag(&flags(), "Write a JSON summary there; -: standard output, without the text",
@@ -261,7 +267,7 @@ class GenerateCommand : public CommandDefinition {
 
  private:
   GenerateFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class EvaluateCommand : public CommandDefinition {
@@ -299,7 +305,7 @@ class EvaluateCommand : public CommandDefinition {
 
  private:
   EvaluateFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 class ChatCommand : public CommandDefinition {
@@ -310,14 +316,8 @@ class ChatCommand : public CommandDefinition {
                          &target_.system);
     AddPinSystemFlag(&flags(), &target_.pin_system);
     AddModelFlags(&flags(), &target_.model);
-    target_.sampling.max_new_tokens = 1024;
-    // Mild: enough chance that a small model leaves its loops, little enough that it keeps to the
-    // subject.
-    target_.sampling.params.temperature = 0.6;
-    target_.sampling.params.top_p = 0.9;
-    target_.sampling.params.min_p = 0.05;
-    target_.sampling.params.repetition_penalty = 1.1;
-    target_.sampling.params.penalty_window = 256;
+    target_.sampling.max_new_tokens = kChatAnswerTokens;
+    target_.sampling.params = ChatSampling();
     AddSamplingFlags(&flags(), &target_.sampling);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
   }
@@ -336,10 +336,19 @@ class ChatCommand : public CommandDefinition {
 
  private:
   ChatFlags target_;
-  CacheFlags cache_;
+  ConfigDraft cache_;
 };
 
 }  // namespace
+
+void CommandDefinition::ShortenHelp() {
+  const std::string footer = app_->get_footer();
+  const std::size_t examples = footer.find("Examples:\n");
+  CAROUSEL_CHECK(examples != std::string::npos);
+  const bool is_shorter = flags_.ShortenHelp() || examples > 1;
+  if (is_shorter)
+    app_->footer("\n" + footer.substr(examples) + "\n\n--help-all says everything there is.");
+}
 
 void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& value) {
   if (flags.Given(flag) && value.empty())
@@ -352,9 +361,9 @@ FieldLabels ModelLabels(const FlagSet& flags) {
   return labels;
 }
 
-EngineConfig CheckedConfig(const CacheFlags& cache, const FieldLabels& labels) {
+EngineConfig CheckedConfig(const ConfigDraft& cache, const FieldLabels& labels) {
   EngineConfig config;
-  Checked(labels, [&] { config = SettledConfig(cache); });
+  Checked(labels, [&] { config = cache.Finished(); });
   return config;
 }
 

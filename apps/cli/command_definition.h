@@ -17,6 +17,9 @@ class CommandDefinition {
   // What the flags say, once CLI11 has split the command line. Throws UsageError.
   virtual Invocation Settle(const Environment& environment) = 0;
   CLI::App* app() const { return app_; }
+  // From now on the help is one screen: without the rare flags, and of the text below them the
+  // examples alone.
+  void ShortenHelp();
 
  protected:
   explicit CommandDefinition(CLI::App* app) : app_(app), flags_(app) {}
@@ -36,7 +39,7 @@ void RefuseEmpty(const FlagSet& flags, const char* flag, const std::string& valu
 // A tokenizer's files are part of the model's folder.
 FieldLabels ModelLabels(const FlagSet& flags);
 // What the engine is to be told by `cache`.
-EngineConfig CheckedConfig(const CacheFlags& cache, const FieldLabels& labels);
+EngineConfig CheckedConfig(const ConfigDraft& cache, const FieldLabels& labels);
 
 // A command's place in `parent`, which outlives it.
 CLI::App* AddCommand(CLI::App* parent, const char* name, const char* description,

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/nearest_name.h"
 #include "cli/command_definition.h"
 #include "cli/error_text.h"
 #include "cli/usage_error.h"
@@ -30,7 +31,7 @@ Examples:
 
 Every flag is also an environment variable: --max-cache-size is CAROUSEL_MAX_CACHE_SIZE.
 Exit status: 0 done, 1 failed, 2 bad usage, 130 stopped by Ctrl-C.
-"carousel COMMAND --help" lists a command's flags.)";
+"carousel COMMAND --help" lists what most people use of a command, --help-all everything.)";
 
 // The program as CLI11 sees it.
 struct Program {
@@ -38,7 +39,8 @@ struct Program {
   std::vector<std::unique_ptr<CommandDefinition>> commands;
 
   Program() {
-    app.set_help_flag("-h,--help", "Print this and exit");
+    app.set_help_flag("-h,--help", "Print what most people use and exit");
+    app.set_help_all_flag("--help-all", "Print everything and exit");
     app.set_version_flag("--version", "carousel " CAROUSEL_VERSION, "Print the version and exit");
     app.footer(kMainFooter);
     app.require_subcommand(0, 1);
@@ -54,20 +56,6 @@ struct Program {
   }
 };
 
-// The number of single-letter edits between two words (Levenshtein 1966).
-std::size_t EditDistance(std::string_view left, std::string_view right) {
-  std::vector<std::size_t> row(right.size() + 1);
-  for (std::size_t j = 0; j <= right.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= left.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= right.size(); ++j) {
-      const std::size_t replaced = diagonal + (left[i - 1] == right[j - 1] ? 0 : 1);
-      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
-    }
-  }
-  return row[right.size()];
-}
-
 // "bench attention": without the program's name.
 std::string FullName(const CLI::App& command) {
   std::string name = command.get_name();
@@ -80,17 +68,11 @@ std::string FullName(const CLI::App& command) {
 std::string Shown(const std::string& argument) { return argument.empty() ? "\"\"" : argument; }
 
 std::string NearestFlag(const CLI::App& command, std::string_view flag) {
-  std::string nearest;
-  std::size_t best = 3;  // more edits than two are another word
+  std::vector<std::string> flags;
   for (const CLI::Option* option : command.get_options()) {
-    for (const std::string& name : option->get_lnames()) {
-      const std::size_t distance = EditDistance(flag, "--" + name);
-      if (distance >= best) continue;
-      best = distance;
-      nearest = "--" + name;
-    }
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
   }
-  return nearest;
+  return NearestName(flag, flags);
 }
 
 [[noreturn]] void FailUnexpected(const CLI::App& command, std::string argument) {
@@ -104,13 +86,24 @@ std::string NearestFlag(const CLI::App& command, std::string_view flag) {
                        : fmt::format("{}: unknown flag; did you mean {}?", argument, nearest));
 }
 
+std::vector<std::string> CommandsOf(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* part : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(part->get_name());
+  return names;
+}
+
+// The program's commands: "models, info or chat".
+std::string CommandChoice(const CLI::App& program) {
+  const std::vector<std::string> names = CommandsOf(program);
+  const auto last = names.end() - 1;
+  return fmt::format("{} or {}", fmt::join(names.begin(), last, ", "), *last);
+}
+
 // A command that only has commands of its own, none of which was named.
 [[noreturn]] void FailWithoutPart(const CLI::App& command) {
   const std::string name = FullName(command);
-  std::vector<std::string> parts;
-  for (const CLI::App* part : command.get_subcommands([](const CLI::App*) { return true; }))
-    parts.push_back(part->get_name());
-  const std::string choice = fmt::format("{}", fmt::join(parts, " or "));
+  const std::string choice = fmt::format("{}", fmt::join(CommandsOf(command), " or "));
   const std::vector<std::string> unknown = command.remaining();
   if (unknown.empty()) throw UsageError(fmt::format("{}: of what? Use {} {}", name, name, choice));
   throw UsageError(
@@ -136,6 +129,26 @@ std::string HelpText(const CLI::App& app) {
   return text;
 }
 
+// Lines of at most 100 characters. What is behind a flag goes on below itself.
+std::string Wrapped(const std::string& text) {
+  constexpr std::size_t kWidth = 100;
+  constexpr std::size_t kColumn = 30;  // where CLI11 begins what a flag is
+  std::string wrapped;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    while (line.size() > kWidth) {
+      const std::size_t space = line.rfind(' ', kWidth);
+      if (space == std::string::npos || space <= kColumn) break;
+      wrapped += line.substr(0, space) + "\n";
+      line = std::string(kColumn, ' ') + line.substr(space + 1);
+    }
+    wrapped += line + "\n";
+  }
+  return wrapped;
+}
+
 // Runs CLI11. nullopt: a command was chosen; else what --help or --version print.
 std::optional<std::string> Split(const std::vector<std::string>& arguments, Program* program) {
   std::vector<std::string> reversed = SplitEmptyValues(arguments);
@@ -143,6 +156,9 @@ std::optional<std::string> Split(const std::vector<std::string>& arguments, Prog
   try {
     program->app.parse(reversed);
   } catch (const CLI::CallForHelp&) {
+    for (const auto& command : program->commands) command->ShortenHelp();
+    return Wrapped(HelpText(program->app));
+  } catch (const CLI::CallForAllHelp&) {
     return HelpText(program->app);
   } catch (const CLI::CallForVersion& version) {
     return std::string(version.what()) + "\n";
@@ -159,13 +175,12 @@ std::optional<std::string> Split(const std::vector<std::string>& arguments, Prog
   if (!unknown.empty()) {
     if (chosen != nullptr || unknown.front().starts_with("-"))
       throw UsageError(fmt::format("{}: unknown flag; see carousel --help", unknown.front()));
-    throw UsageError(
-        fmt::format("{}: unknown command; use models, info, stream, generate, chat or bench",
-                    Shown(unknown.front())));
+    throw UsageError(fmt::format("{}: unknown command; use {}", Shown(unknown.front()),
+                                 CommandChoice(program->app)));
   }
   if (chosen == nullptr)
     throw UsageError(
-        "no command; use models, info, stream, generate, chat or bench, or see carousel --help");
+        fmt::format("no command; use {}, or see carousel --help", CommandChoice(program->app)));
   const std::vector<std::string> unexpected = chosen->app()->remaining();
   if (!unexpected.empty()) FailUnexpected(*chosen->app(), unexpected.front());
   return std::nullopt;

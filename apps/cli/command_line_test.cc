@@ -3,9 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <map>
+#include <sstream>
 
 #include "cli/usage_error.h"
+#include "config/setting_table.h"
+#include "config/setting_value.h"
 
 namespace carousel {
 namespace {
@@ -41,6 +46,88 @@ TEST(CommandLine, PrintsHelpAndVersion) {
     const std::string text = ParseAs<PrintText>({command, "--help"}).text;
     EXPECT_NE(text.find("Examples:\n  carousel " + std::string(command)), std::string::npos);
     EXPECT_NE(text.find("--threads"), std::string::npos);
+  }
+}
+
+const std::vector<std::vector<std::string>> kCommands = {{"models"},
+                                                         {"info"},
+                                                         {"stream"},
+                                                         {"generate"},
+                                                         {"evaluate"},
+                                                         {"chat"},
+                                                         {"bench", "attention"},
+                                                         {"bench", "model"},
+                                                         {"bench"},
+                                                         {},
+                                                         {"bench", "sampler"}};
+
+std::string HelpOf(std::vector<std::string> command, const char* flag) {
+  command.emplace_back(flag);
+  return ParseAs<PrintText>(command).text;
+}
+
+TEST(CommandLine, HelpIsOneScreen) {
+  for (const std::vector<std::string>& command : kCommands) {
+    const std::string text = HelpOf(command, "--help");
+    EXPECT_EQ(text, HelpOf(command, "-h"));
+    EXPECT_LE(std::count(text.begin(), text.end(), '\n'), 45) << text;
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
+    EXPECT_NE(text.find("Examples:\n"), std::string::npos) << text;
+    // Where something was left out, it says where that is.
+    const std::string whole = HelpOf(command, "--help-all");
+    EXPECT_NE(whole.find("Examples:\n"), std::string::npos) << whole;
+    EXPECT_EQ(text.find("--help-all says everything") != std::string::npos,
+              whole.size() > text.size() + 20)
+        << text;
+  }
+}
+
+// A setting's flags, without aliases: as they stand in the help.
+std::string FlagOf(const Setting& setting) {
+  return std::string(setting.flag.substr(0, setting.flag.find(',')));
+}
+
+TEST(CommandLine, HelpAllHasEverySetting) {
+  const std::string common = HelpOf({"generate"}, "--help");
+  const std::string all = HelpOf({"generate"}, "--help-all");
+  for (const Setting& setting : SettingTable()) {
+    if (setting.flag.empty()) continue;
+    const std::string flag =
+        "\n  " + std::string(setting.flag) + " " + std::string(setting.value_name);
+    EXPECT_NE(all.find(flag), std::string::npos) << flag;
+    EXPECT_EQ(common.find(flag) != std::string::npos, setting.common) << flag;
+    EXPECT_NE(all.find(setting.help + " (default"), std::string::npos) << setting.help;
+  }
+  for (const char* words : {"--temperature X", "--max-cache-size N", "--recall-blocks K",
+                            "--model DIR", "--threads N", "--precision P", "--json FILE"})
+    EXPECT_NE(common.find(words), std::string::npos) << words;
+  EXPECT_NE(all.find("(default 8; fewer where"), std::string::npos);
+  EXPECT_NE(all.find("(default 672, less where"), std::string::npos);
+  EXPECT_NE(all.find("\n                              tova: "), std::string::npos);
+  EXPECT_NE(HelpOf({"chat"}, "--help").find("(default 0.6)"), std::string::npos);
+}
+
+TEST(CommandLine, EverySettingIsAFlagAndAVariable) {
+  const std::vector<std::string> words = {"generate", "--prompt", "a"};
+  for (const Setting& setting : SettingTable()) {
+    if (setting.flag.empty()) continue;
+    std::string variable = "CAROUSEL" + FlagOf(setting).substr(1);
+    std::replace(variable.begin(), variable.end(), '-', '_');
+    std::transform(variable.begin(), variable.end(), variable.begin(),
+                   [](unsigned char letter) { return static_cast<char>(std::toupper(letter)); });
+    const std::string value = TextOf(setting, DefaultOf(setting)).value_or("4096");
+    EXPECT_EQ(Problem(words, {{variable, value}}), "");
+    std::vector<std::string> with_flag = words;
+    with_flag.insert(with_flag.end(), {FlagOf(setting), value});
+    EXPECT_EQ(Problem(with_flag), "");
+    if (setting.name == "recall_store") continue;  // any text is a file
+    with_flag.back() = "?";
+    EXPECT_EQ(Problem(with_flag).rfind(FlagOf(setting) + ": \"?\" is not ", 0), 0U)
+        << Problem(with_flag);
+    EXPECT_EQ(Problem(words, {{variable, "?"}})
+                  .rfind(FlagOf(setting) + " (" + variable + "): \"?\" is not ", 0),
+              0U);
   }
 }
 
@@ -237,9 +324,10 @@ TEST(CommandLine, DefaultsAreWholeBlocksOfAnySize) {
 TEST(CommandLine, SaysWhatIsWrong) {
   EXPECT_EQ(
       Problem({}),
-      "no command; use models, info, stream, generate, chat or bench, or see carousel --help");
+      "no command; use models, info, stream, generate, evaluate, chat or bench, or see carousel "
+      "--help");
   EXPECT_EQ(Problem({"strem"}),
-            "strem: unknown command; use models, info, stream, generate, chat or bench");
+            "strem: unknown command; use models, info, stream, generate, evaluate, chat or bench");
   EXPECT_EQ(Problem({"--verbose"}), "--verbose: unknown flag; see carousel --help");
   EXPECT_EQ(Problem({"stream"}),
             "--text: missing; give --text FILE, or --text - for standard input");

@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "cli/tiny_backend.h"
+#include "testing/tiny_backend.h"
 
 namespace carousel {
 namespace {

@@ -8,18 +8,18 @@
 #include <optional>
 #include <utility>
 
+#include "answers/answer.h"
+#include "answers/prompt_file.h"
+#include "answers/run_summary.h"
 #include "base/clock.h"
 #include "carousel/error.h"
-#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/evaluation_tasks.h"
 #include "cli/interrupt.h"
 #include "cli/json_lines.h"
 #include "cli/logits_file.h"
 #include "cli/progress.h"
-#include "cli/prompt_file.h"
 #include "cli/recall_notice.h"
-#include "cli/run_summary.h"
 #include "engine/logits.h"
 #include "text/turn_format.h"
 
@@ -130,9 +130,9 @@ ordered_json Evaluation::RunTurn(const EvaluationTask& task, std::size_t index) 
   const EvaluationTurn& turn = task.turns[index];
   const std::int64_t first_row = logits_ ? logits_->rows() : 0;
   TurnFigures figures;
-  const Answer answer =
-      RunRequest(engine_, encoder_, RequestOf(task, index), StopsOf(task, index), interrupt_,
-                 {.step = [&](const StepResult& step) { Watch(step, &figures); }});
+  const Answer answer = RunRequest(engine_, encoder_, RequestOf(task, index), StopsOf(task, index),
+                                   {.step = [&](const StepResult& step) { Watch(step, &figures); },
+                                    .is_cancelled = [&] { return interrupt_.raised(); }});
   std::vector<TokenId> ids;
   std::vector<double> nll;
   for (const SampledToken& token : answer.tokens) {

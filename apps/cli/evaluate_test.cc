@@ -10,7 +10,7 @@
 #include <sstream>
 #include <vector>
 
-#include "cli/tiny_backend.h"
+#include "testing/tiny_backend.h"
 
 namespace carousel {
 namespace {

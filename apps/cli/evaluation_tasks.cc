@@ -7,8 +7,8 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 
+#include "answers/prompt_file.h"
 #include "carousel/error.h"
-#include "cli/prompt_file.h"
 
 namespace carousel {
 namespace {

@@ -5,12 +5,12 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <utility>
 
 #include "base/check.h"
+#include "carousel/error.h"
 #include "cli/usage_error.h"
+#include "config/setting_value.h"
 
 namespace carousel {
 namespace {
@@ -32,43 +32,6 @@ std::string FieldName(std::string_view flag) {
   return name;
 }
 
-template <typename Number>
-std::optional<Number> ParseNumber(std::string_view text) {
-  Number number{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return number;
-}
-
-double ReadReal(const std::string& text) {
-  const auto number = ParseNumber<double>(text);
-  if (!number || !std::isfinite(*number))
-    throw UsageError(fmt::format("\"{}\" is not a number", text));
-  return *number;
-}
-
-std::int64_t ReadBytes(const std::string& text) {
-  constexpr std::string_view kUnits = "KMGT";
-  std::string_view digits = text;
-  int shift = 0;
-  if (digits.ends_with("iB"))
-    digits.remove_suffix(2);
-  else if (digits.ends_with('B'))
-    digits.remove_suffix(1);
-  if (!digits.empty()) {
-    const auto unit = static_cast<char>(std::toupper(static_cast<unsigned char>(digits.back())));
-    if (const std::size_t found = kUnits.find(unit); found != std::string_view::npos) {
-      shift = 10 * (static_cast<int>(found) + 1);
-      digits.remove_suffix(1);
-    }
-  }
-  const auto number = ParseNumber<std::int64_t>(digits);
-  if (!number || *number < 1)
-    throw UsageError(fmt::format("\"{}\" is not a size; write bytes, 64M or 1G", text));
-  if (*number > (INT64_MAX >> shift)) throw UsageError(fmt::format("{} is too large", text));
-  return *number << shift;
-}
-
 bool ReadSwitch(std::string text) {
   for (char& letter : text)
     letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
@@ -80,26 +43,20 @@ bool ReadSwitch(std::string text) {
 }  // namespace
 
 std::int64_t ReadInteger(const std::string& text, IntegerRange range) {
-  const auto number = ParseNumber<std::int64_t>(text);
-  if (!number) throw UsageError(fmt::format("\"{}\" is not a whole number", text));
-  if (*number < range.least)
-    throw UsageError(fmt::format("{} is too small; the least is {}", *number, range.least));
-  if (*number > range.most)
-    throw UsageError(fmt::format("{} is too large; the most is {}", *number, range.most));
-  return *number;
-}
-
-void RequireOneOf(const std::string& text, const std::vector<std::string>& names) {
-  if (std::find(names.begin(), names.end(), text) == names.end())
-    throw UsageError(fmt::format("\"{}\" is not one of {}", text, fmt::join(names, ", ")));
+  const std::int64_t number = ReadWhole("", text);
+  if (number < range.least)
+    throw UsageError(fmt::format("{} is too small; the least is {}", number, range.least));
+  if (number > range.most)
+    throw UsageError(fmt::format("{} is too large; the most is {}", number, range.most));
+  return number;
 }
 
 void FlagSet::Text(Spec spec, std::string* target) {
-  Add(std::move(spec), [target](const std::string& value) { *target = value; });
+  AddOption(spec, [target](const std::string& value) { *target = value; });
 }
 
 void FlagSet::OptionalText(Spec spec, std::optional<std::string>* target) {
-  Add(std::move(spec), [target](const std::string& value) { *target = value; });
+  AddOption(spec, [target](const std::string& value) { *target = value; });
 }
 
 void FlagSet::Texts(Spec spec, std::vector<std::string>* target) {
@@ -110,37 +67,8 @@ void FlagSet::Texts(Spec spec, std::vector<std::string>* target) {
 }
 
 void FlagSet::Integer(Spec spec, IntegerRange range, std::int64_t* target) {
-  Add(std::move(spec),
-      [range, target](const std::string& value) { *target = ReadInteger(value, range); });
-}
-
-void FlagSet::OptionalInteger(Spec spec, IntegerRange range, std::optional<std::int64_t>* target) {
-  Add(std::move(spec),
-      [range, target](const std::string& value) { *target = ReadInteger(value, range); });
-}
-
-void FlagSet::YieldingInteger(Spec spec, IntegerRange range, std::int64_t* target, bool* yields) {
-  Add(std::move(spec), [range, target, yields](const std::string& value) {
-    *target = ReadInteger(value, range);
-    *yields = false;
-  });
-}
-
-void FlagSet::Unsigned(Spec spec, std::uint64_t* target) {
-  Add(std::move(spec), [target](const std::string& value) {
-    const auto number = ParseNumber<std::uint64_t>(value);
-    if (!number)
-      throw UsageError(fmt::format("\"{}\" is not a whole number from 0 to 2^64 - 1", value));
-    *target = *number;
-  });
-}
-
-void FlagSet::Real(Spec spec, double* target) {
-  Add(std::move(spec), [target](const std::string& value) { *target = ReadReal(value); });
-}
-
-void FlagSet::Bytes(Spec spec, std::int64_t* target) {
-  Add(std::move(spec), [target](const std::string& value) { *target = ReadBytes(value); });
+  AddOption(spec,
+            [range, target](const std::string& value) { *target = ReadInteger(value, range); });
 }
 
 void FlagSet::Switch(Spec spec, bool* target) {
@@ -148,15 +76,15 @@ void FlagSet::Switch(Spec spec, bool* target) {
   Register(spec, option, [target](const std::string& value) { *target = ReadSwitch(value); });
 }
 
-void FlagSet::CheckedText(Spec spec, const std::vector<std::string>& names, Setter set) {
-  Add(std::move(spec), [names, set = std::move(set)](const std::string& value) {
-    RequireOneOf(value, names);
+void FlagSet::CheckedText(Spec spec, const std::vector<std::string_view>& names, Setter set) {
+  AddOption(spec, [names, set = std::move(set)](const std::string& value) {
+    RequireOneOf("", value, names);
     set(value);
   });
 }
 
 void FlagSet::List(Spec spec, std::function<void(const std::vector<std::string>&)> read) {
-  Add(std::move(spec), [read = std::move(read)](const std::string& value) {
+  AddOption(spec, [read = std::move(read)](const std::string& value) {
     std::vector<std::string> words;
     for (std::size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
       end = value.find(',', begin);
@@ -173,11 +101,29 @@ void FlagSet::Integers(Spec spec, IntegerRange range, std::vector<std::int64_t>*
   });
 }
 
-void FlagSet::Add(Spec spec, Setter set) {
+void FlagSet::AddOption(const Spec& spec, Setter set) {
   CLI::Option* option = command_->add_option(spec.flag)
                             ->description(spec.description)
                             ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   Register(spec, option, std::move(set));
+}
+
+void FlagSet::Add(const Setting& setting, SettingsTarget target,
+                  std::function<void(const Setting&)> given) {
+  const std::string value =
+      TextOf(setting, *ValueOf(setting, target.view())).value_or("");  // where nobody gives it
+  std::string description =
+      fmt::format("{} ({})", setting.help, fmt::format(fmt::runtime(setting.default_text), value));
+  if (setting.more_help != nullptr) description += setting.more_help();
+  AddOption({.flag = std::string(setting.flag),
+             .value_name = std::string(setting.value_name),
+             .description = std::move(description),
+             .field = std::string(setting.name),
+             .rare = !setting.common},
+            [&setting, target, given = std::move(given)](const std::string& text) {
+              SetValue(setting, ReadValue(setting, text), target);
+              if (given) given(setting);
+            });
 }
 
 void FlagSet::Register(const Spec& spec, CLI::Option* option, Setter set) {
@@ -188,6 +134,8 @@ void FlagSet::Register(const Spec& spec, CLI::Option* option, Setter set) {
                     .variable = VariableName(name),
                     .field = spec.field.empty() ? FieldName(name) : spec.field,
                     .heading = heading_,
+                    .short_heading = short_heading_,
+                    .rare = spec.rare,
                     .option = option,
                     .set = std::move(set)});
 }
@@ -208,6 +156,8 @@ void FlagSet::Apply(const Environment& environment) {
       for (const std::string& value : values) flag.set(value);
     } catch (const UsageError& error) {
       throw UsageError(fmt::format("{}: {}", Label(flag.name), error.what()));
+    } catch (const Error& error) {
+      throw UsageError(fmt::format("{}: {}", Label(flag.name), error.problem()));
     }
   }
 }
@@ -237,6 +187,11 @@ std::string FlagSet::Label(std::string_view flag) const {
   const Flag& found = Find(flag);
   if (found.source != Source::kEnvironment) return found.name;
   return fmt::format("{} ({})", found.name, found.variable);
+}
+
+bool FlagSet::ShortenHelp() {
+  for (const Flag& flag : flags_) flag.option->group(flag.rare ? "" : flag.short_heading);
+  return std::any_of(flags_.begin(), flags_.end(), [](const Flag& flag) { return flag.rare; });
 }
 
 FieldLabels FlagSet::Labels() const {

@@ -10,6 +10,7 @@
 #include "carousel/config.h"
 #include "carousel/engine.h"
 #include "cli/flag_set.h"
+#include "config/config_draft.h"
 
 namespace carousel {
 
@@ -20,23 +21,6 @@ struct ModelFlags {
   std::int64_t threads = 0;  // 0: all cores
   Precision precision = Precision::kF32;
 };
-
-// The cache flags write into an EngineConfig whose eviction is set; SettledConfig drops it
-// afterwards.
-struct CacheFlags {
-  EngineConfig config{.yields = kAllSizesYield};  // but for those that were given
-  bool no_eviction = false;
-  std::string recall_store = "ram";  // or a file's name
-  // What the program recalls where nothing is said; see SettledConfig.
-  std::optional<std::int64_t> recall_blocks;
-  std::optional<std::int64_t> recall_limit_tokens;
-};
-
-// What is recalled where nothing is said, as far as there is room for it: a quarter of a cache of
-// 1,024 tokens, out of the last 16 caches' worth. Memory then stays flat, and what was said a few
-// thousand tokens ago comes back (docs/decisions: defaults).
-inline constexpr std::int64_t kRecalledBlocks = 8;
-inline constexpr std::int64_t kStoredCaches = 16;
 
 struct SamplingFlags {
   SamplingParams params;
@@ -101,25 +85,21 @@ struct CacheFlagChoice {
   bool one_size = true;          // --max-cache-size and --no-eviction; a sweep has a list
 };
 
-// Of every kind of cache, as --kv-type-k takes them.
-const std::vector<std::string>& KvTypeNames();
-
 // Each adds its flags under headings of its own; the defaults that the help shows are what the
 // targets hold.
 void AddModelFlags(FlagSet* flags, ModelFlags* target);
-void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, CacheFlags* target);
+void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, ConfigDraft* target);
+// All but --logprobs, which --json alone shows.
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
+void AddLogprobsFlag(FlagSet* flags, SamplingFlags* target);
 void AddPinSystemFlag(FlagSet* flags, bool* target);
 void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target);
 
-// What the defaults that gave way came to, for a note; empty: none did. `asked` comes from
-// SettledConfig, `settled` is the engine's.
+// What the defaults that gave way came to, for a note; empty: none did. `asked` comes from a
+// ConfigDraft, `settled` is the engine's.
 std::string YieldedSizes(const EngineConfig& asked, const EngineConfig& settled);
 
-// What the engine is to be told. Throws carousel::Error for what Validate refuses.
-EngineConfig SettledConfig(const CacheFlags& flags);
-
 // Flags that --no-eviction makes meaningless and that were given all the same; for a note.
-std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const CacheFlags& cache);
+std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const ConfigDraft& cache);
 
 }  // namespace carousel

@@ -6,15 +6,16 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "answers/answer.h"
+#include "answers/prompt_file.h"
+#include "answers/run_summary.h"
+#include "answers/settings_json.h"
 #include "carousel/error.h"
-#include "cli/answer.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/json_lines.h"
 #include "cli/numbers.h"
-#include "cli/prompt_file.h"
 #include "cli/recall_notice.h"
-#include "cli/run_summary.h"
 #include "text/turn_format.h"
 
 namespace carousel {
@@ -109,6 +110,9 @@ ordered_json Summary(const Answer& answer, const GenerateFlags& flags, const Eng
                        {"seed", flags.sampling.params.seed}};
   if (answer.stop_string) summary["stop_string"] = *answer.stop_string;
   if (flags.sampling.params.logprobs > 0) summary["logprobs"] = LogprobsOf(answer);
+  ordered_json sampling;
+  WriteSettings(SettingGroup::kSampling, {.sampling = &flags.sampling.params}, &sampling);
+  summary["sampling"] = std::move(sampling);
   AddEngineFigures(engine, &summary);
   return summary;
 }
@@ -160,17 +164,17 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   const bool shown = flags.json != "-";
   std::int64_t sampled = 0;
   EngineMetrics begun;
-  const Answer answer =
-      RunRequest(engine.get(), encoder, std::move(request), prompt.Stops(), interrupt,
-                 {.show =
-                      [&](std::string_view part) {
-                        if (shown) console->out.Write(part);
-                      },
-                  .step =
-                      [&](const StepResult& step) {
-                        if (step.sampled) ++sampled;
-                        if (sampled <= 2) begun = engine->metrics();
-                      }});
+  const Answer answer = RunRequest(engine.get(), encoder, std::move(request), prompt.Stops(),
+                                   {.show =
+                                        [&](std::string_view part) {
+                                          if (shown) console->out.Write(part);
+                                        },
+                                    .step =
+                                        [&](const StepResult& step) {
+                                          if (step.sampled) ++sampled;
+                                          if (sampled <= 2) begun = engine->metrics();
+                                        },
+                                    .is_cancelled = [&] { return interrupt.raised(); }});
   if (shown && !answer.text.ends_with('\n')) console->out.Write("\n");
   console->err.TryWrite(ForgottenNote(answer.prompt_tokens, begun));
   console->err.TryWrite(RecallNotice().Once(*engine));

@@ -134,7 +134,7 @@ struct DefaultCache {
 };
 
 DefaultCache SettleDefaults(const ModelSpec& spec, const RopeProbeResult& probe) {
-  const EngineConfig asked = SettledConfig(CacheFlags{});
+  const EngineConfig asked = ConfigDraft{}.Finished();
   try {
     const EngineConfig config = Settle(spec, asked, probe).config;
     const EvictionConfig& eviction = *config.eviction;

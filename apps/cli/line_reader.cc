@@ -15,9 +15,9 @@
 #include <string_view>
 #include <utility>
 
+#include "base/utf8.h"
 #include "cli/bracketed_paste.h"
 #include "text/byte_source.h"
-#include "text/utf8.h"
 
 namespace carousel {
 namespace {

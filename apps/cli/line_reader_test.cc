@@ -3,33 +3,19 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <utility>
 #include <vector>
+
+#include "testing/string_source.h"
 
 namespace carousel {
 namespace {
-
-class StringSource : public ByteSource {
- public:
-  StringSource(std::string text, std::size_t read_bytes)
-      : text_(std::move(text)), read_bytes_(read_bytes) {}
-  std::optional<std::size_t> Read(std::span<char> buffer) override {
-    const std::size_t bytes = text_.copy(buffer.data(), std::min(buffer.size(), read_bytes_));
-    text_.erase(0, bytes);
-    return bytes;
-  }
-
- private:
-  std::string text_;
-  std::size_t read_bytes_;
-};
 
 // The messages of a script, whatever the reads.
 std::vector<std::string> Messages(const std::string& script) {
   std::vector<std::string> messages;
   for (const std::size_t read_bytes : {std::size_t{1}, std::size_t{2}, std::size_t{1000}}) {
-    const auto reader = MakeScriptReader(std::make_unique<StringSource>(script, read_bytes));
+    const auto reader = MakeScriptReader(
+        std::make_unique<StringSource>(script, std::vector<std::size_t>{read_bytes}));
     std::vector<std::string> read;
     while (true) {
       const InputLine line = ReadMessage(reader.get());

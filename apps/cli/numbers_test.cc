@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "cli/process_memory.h"
+#include "measure/process_memory.h"
 
 namespace carousel {
 namespace {

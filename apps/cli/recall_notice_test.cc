@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "cli/tiny_backend.h"
+#include "testing/tiny_backend.h"
 
 namespace carousel {
 namespace {

@@ -7,18 +7,18 @@
 #include <optional>
 #include <utility>
 
+#include "answers/run_summary.h"
+#include "answers/token_stream.h"
 #include "base/clock.h"
 #include "carousel/error.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/json_lines.h"
 #include "cli/numbers.h"
-#include "cli/process_memory.h"
 #include "cli/progress.h"
 #include "cli/recall_notice.h"
-#include "cli/run_summary.h"
 #include "cli/segment_meter.h"
-#include "cli/token_stream.h"
+#include "measure/process_memory.h"
 
 namespace carousel {
 namespace {

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "cli/tiny_backend.h"
 #include "testing/poisoned_model.h"
+#include "testing/tiny_backend.h"
 
 namespace carousel {
 namespace {

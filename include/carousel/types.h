@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The words of docs/design as types: ids and positions that the compiler keeps apart.
+// The words of docs/architecture.md as types: ids and positions that the compiler keeps apart.
 #pragma once
 
 #include <compare>

@@ -2,9 +2,9 @@
 // Attention of one layer over a block table: the kernel that every token passes through.
 //
 // For each query head: out = softmax(scale * R(s) q . K + bias) V over the visible tokens, with s
-// the shift of each block (docs/design: query rotation), and the attention mass that each token
-// received, which is what eviction decides by. Scores of a tile of queries are kept, so the mass
-// costs no second read of keys.
+// the shift of each block (docs/architecture.md: query rotation), and the attention mass that each
+// token received, which is what eviction decides by. Scores of a tile of queries are kept, so the
+// mass costs no second read of keys.
 #pragma once
 
 #include <cstdint>

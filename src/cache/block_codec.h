@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "carousel/config.h"
+#include "carousel/enums.h"
 
 namespace carousel {
 

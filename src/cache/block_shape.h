@@ -7,7 +7,7 @@
 
 #include "base/aligned_buffer.h"
 #include "cache/plane_layout.h"
-#include "carousel/config.h"
+#include "carousel/enums.h"
 
 namespace carousel {
 

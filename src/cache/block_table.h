@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cache/block_pools.h"
-#include "carousel/config.h"
+#include "carousel/enums.h"
 #include "carousel/types.h"
 
 namespace carousel {

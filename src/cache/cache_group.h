@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cache groups (docs/design): which KV heads of which layer keep and lose their blocks together.
-// Everything above the kernels counts groups, so eviction per layer and per head is one code.
+// Cache groups (docs/architecture.md): which KV heads of which layer keep and lose their blocks
+// together. Everything above the kernels counts groups, so eviction per layer and per head is one
+// code.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "carousel/config.h"
+#include "carousel/enums.h"
 #include "carousel/model.h"
 
 namespace carousel {

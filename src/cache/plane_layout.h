@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "carousel/config.h"
+#include "carousel/enums.h"
 
 namespace carousel {
 

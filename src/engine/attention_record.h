@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cache/block_table.h"
-#include "carousel/engine.h"
+#include "carousel/request.h"
 
 namespace carousel {
 

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cache/block_table.h"
-#include "carousel/engine.h"
 #include "carousel/model.h"
+#include "carousel/request.h"
 #include "engine/block_access.h"
 #include "engine/settings.h"
 #include "eviction/plan.h"

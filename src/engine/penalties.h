@@ -8,7 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/request.h"
 #include "carousel/types.h"
 #include "engine/adjusted_logits.h"
 

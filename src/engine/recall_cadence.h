@@ -2,12 +2,12 @@
 // How often one KV head chooses what it recalls. Most heads look at much the same blocks from token
 // to token, and a few at others all the time: so each choice says what it gained over keeping the
 // former one, and a head that gained little chooses half as often the next time, one that gained
-// much as often as it may (docs/decisions: how often recall chooses).
+// much as often as it may (docs/decisions/0015-how-often-recall-chooses.md).
 #pragma once
 
 #include <cstdint>
 
-#include "carousel/config.h"
+#include "carousel/recall_config.h"
 
 namespace carousel {
 

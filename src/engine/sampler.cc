@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/sampler.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -10,38 +8,13 @@
 #include <utility>
 
 #include "base/check.h"
-#include "carousel/error.h"
 
 namespace carousel {
 namespace {
 
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 
-void CheckNumber(std::string_view field, double value, double least, double most) {
-  if (!(value >= least && value <= most)) {  // false for NaN
-    throw Error(
-        ErrorCode::kInvalidArgument, field,
-        fmt::format("{} is outside [{}, {}]; use a number between them", value, least, most));
-  }
-}
-
 }  // namespace
-
-void Validate(const SamplingParams& params) {
-  CheckNumber("temperature", params.temperature, 0.0, 100.0);
-  CheckNumber("top_k", static_cast<double>(params.top_k), 0.0, 1e9);
-  if (!(params.top_p > 0.0 && params.top_p <= 1.0)) {  // a NaN is neither
-    throw Error(
-        ErrorCode::kInvalidArgument, "top_p",
-        fmt::format("{} is outside (0, 1]; use a number above 0 and up to 1", params.top_p));
-  }
-  CheckNumber("min_p", params.min_p, 0.0, 1.0);
-  CheckNumber("repetition_penalty", params.repetition_penalty, 1e-3, 1e3);
-  CheckNumber("presence_penalty", params.presence_penalty, -2.0, 2.0);
-  CheckNumber("frequency_penalty", params.frequency_penalty, -2.0, 2.0);
-  CheckNumber("penalty_window", static_cast<double>(params.penalty_window), 1.0, 1e9);
-  CheckNumber("logprobs", static_cast<double>(params.logprobs), 0.0, 20.0);
-}
 
 Sampler::Sampler(const SamplingParams& params)
     : params_(params), generator_(params.seed), penalties_(params) {}

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/request.h"
 #include "carousel/types.h"
 #include "engine/adjusted_logits.h"
 #include "engine/likeliest_first.h"

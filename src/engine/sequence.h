@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "cache/block_table.h"
-#include "carousel/engine.h"
+#include "carousel/request.h"
 #include "engine/attention_record.h"
 #include "engine/block_access.h"
 #include "engine/eviction_plan.h"

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "carousel/config.h"
+#include "carousel/eviction_config.h"
 
 namespace carousel {
 

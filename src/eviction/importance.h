@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "cache/block_table.h"
-#include "carousel/config.h"
+#include "carousel/enums.h"
+#include "carousel/eviction_config.h"
 
 namespace carousel {
 

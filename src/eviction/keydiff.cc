@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys unlike the others stay. Park et al. 2025, "KeyDiff: Key Similarity-Based KV Cache Eviction
 // for Long-Context LLM Inference in Resource-Constrained Environments": the score is minus the
-// cosine similarity between a key and the mean of all normalised keys in the cache. It needs no
+// cosine similarity between a key and the mean of the normalised keys; in the paper of all keys in
+// the cache, here of those that may be evicted, without the start and recent areas. It needs no
 // query, so what matters to a question that has not been asked yet is kept as well as the rest; the
 // paper reads prompts piece by piece under a hard cap, as this engine does. Of a block the mean.
 #include <cmath>

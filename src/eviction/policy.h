@@ -10,7 +10,7 @@
 
 #include "cache/block_shape.h"
 #include "cache/block_table.h"
-#include "carousel/config.h"
+#include "carousel/eviction_config.h"
 #include "carousel/types.h"
 #include "rope/rope_spec.h"
 

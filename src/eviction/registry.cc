@@ -5,7 +5,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
 #include "carousel/error.h"
@@ -74,18 +73,6 @@ void ValidatePolicy(const EvictionConfig& config) {
     Refuse("policy", fmt::format("\"{}\" is not a policy; use one of {}", config.policy,
                                  fmt::join(names, ", ")));
   }
-  if (!(config.rkv_attention_mass >= 0.0 && config.rkv_attention_mass <= 1.0))
-    Refuse("rkv_attention_mass",
-           fmt::format("{} is outside 0 to 1; use 0.9", config.rkv_attention_mass));
-  const auto within = [](std::string_view field, std::int64_t value, std::int64_t least,
-                         std::int64_t most) {
-    if (value < least || value > most)
-      Refuse(field,
-             fmt::format("{} is out of range; use a number from {} to {}", value, least, most));
-  };
-  within("rkv_window", config.rkv_window, 1, 1024);
-  within("expected_positions", config.expected_positions, 1, 65536);
-  within("kvcrush_budget", config.kvcrush_budget, 0, 65536);
   if (config.kvcrush_budget > 0 && config.policy == "adaptive_rkv")
     Refuse("kvcrush_budget", "adaptive_rkv chooses for diversity itself; use 0, or another policy");
 }

@@ -30,7 +30,7 @@ void RegisterPolicy(PolicyEntry entry);
 // The policy that the configuration asks for, with KVCrush around it where it is on.
 std::unique_ptr<Policy> MakePolicy(const PolicyContext& context);
 
-// Throws carousel::Error for what the policies' options may not be, the name included.
+// Throws carousel::Error for a policy that there is none of, or that does not go with KVCrush.
 void ValidatePolicy(const EvictionConfig& config);
 
 }  // namespace carousel

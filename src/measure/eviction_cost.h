@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "carousel/config.h"
+#include "carousel/enums.h"
 #include "measure/attention_load.h"
 #include "measure/statistics.h"
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/request.h"
 #include "engine/logits.h"
 #include "engine/sampler.h"
 #include "measure/contender.h"

@@ -14,6 +14,7 @@
 #include <string>
 #include <utility>
 
+#include "base/utf8.h"
 #include "carousel/error.h"
 #include "openvino/model_files.h"
 #include "openvino/tokenizer_graph.h"
@@ -27,44 +28,20 @@ using Tokens = std::vector<TokenId>;
   throw Error(ErrorCode::kModel, "tokenizer", problem);
 }
 
-// Of the character that begins at text[begin], by the table of well-formed UTF-8 (Unicode 15, table
-// 3-7). 0: it is not one.
-std::size_t CharacterBytes(std::string_view text, std::size_t begin) {
-  const auto byte = [&](std::size_t offset) {
-    return begin + offset < text.size() ? static_cast<unsigned char>(text[begin + offset]) : 0U;
-  };
-  const auto follows = [&](std::size_t offset, unsigned low, unsigned high) {
-    return byte(offset) >= low && byte(offset) <= high;
-  };
-  const unsigned first = byte(0);
-  if (first < 0x80) return 1;
-  if (first >= 0xc2 && first <= 0xdf) return follows(1, 0x80, 0xbf) ? 2 : 0;
-  if (first >= 0xe0 && first <= 0xef) {
-    // No overlong forms, no surrogates.
-    const bool second = follows(1, first == 0xe0 ? 0xa0 : 0x80, first == 0xed ? 0x9f : 0xbf);
-    return second && follows(2, 0x80, 0xbf) ? 3 : 0;
-  }
-  if (first >= 0xf0 && first <= 0xf4) {
-    const bool second = follows(1, first == 0xf0 ? 0x90 : 0x80, first == 0xf4 ? 0x8f : 0xbf);
-    return second && follows(2, 0x80, 0xbf) && follows(3, 0x80, 0xbf) ? 4 : 0;
-  }
-  return 0;
-}
-
 void CheckText(std::string_view text) {
   for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t bytes = CharacterBytes(text, begin);
-    if (bytes == 0) {
+    const Utf8Unit unit = FirstUtf8Unit(text.substr(begin));
+    if (unit.kind != Utf8Unit::Kind::kCharacter) {
       throw Error(
           ErrorCode::kInvalidArgument, "text",
           fmt::format("invalid UTF-8 at byte {} (0x{:02x}); convert the text to UTF-8 first", begin,
                       static_cast<unsigned char>(text[begin])));
     }
-    if (text[begin] == '\0') {
+    if (unit.code_point == 0) {
       throw Error(ErrorCode::kInvalidArgument, "text",
                   fmt::format("NUL at byte {}; text cannot hold it", begin));
     }
-    begin += bytes;
+    begin += unit.bytes;
   }
 }
 

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "engine/tokenizer.h"
+#include "carousel/tokenizer.h"
 
 namespace carousel {
 

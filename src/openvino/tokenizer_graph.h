@@ -9,7 +9,7 @@
 #include <openvino/runtime/core.hpp>
 #include <vector>
 
-#include "engine/tokenizer.h"
+#include "carousel/tokenizer.h"
 
 namespace carousel {
 

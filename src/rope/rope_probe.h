@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds out what RoPE a model applies by running it, so that nobody has to claim it (docs/design
-// section 2).
+// Finds out what RoPE a model applies by running it, so that nobody has to claim it
+// (docs/architecture.md).
 //
 // With one token of context, attention returns that token's value whatever its position, so each
 // layer's hidden state is independent of position and its key at position p is exactly R(p) k. The

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What RoPE a model applies, layer by layer (Su et al. 2021, "RoFormer"; docs/design section 2).
+// What RoPE a model applies, layer by layer (Su et al. 2021, "RoFormer"; docs/architecture.md).
 #pragma once
 
 #include <cstdint>

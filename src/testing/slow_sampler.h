@@ -13,7 +13,7 @@
 #include <span>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/request.h"
 
 namespace carousel {
 

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "carousel/tokenizer.h"
 #include "carousel/types.h"
-#include "engine/tokenizer.h"
 
 namespace carousel {
 

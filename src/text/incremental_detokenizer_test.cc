@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-#include "text/fake_tokenizer.h"
-#include "text/random_text.h"
+#include "testing/fake_tokenizer.h"
+#include "testing/random_text.h"
 
 namespace carousel {
 namespace {

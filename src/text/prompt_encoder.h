@@ -12,8 +12,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "carousel/tokenizer.h"
 #include "carousel/types.h"
-#include "engine/tokenizer.h"
 #include "text/prompt_part.h"
 
 namespace carousel {

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 
-#include "text/fake_tokenizer.h"
-#include "text/random_text.h"
+#include "testing/fake_tokenizer.h"
+#include "testing/random_text.h"
 
 namespace carousel {
 namespace {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/utf8.h"
 #include "carousel/error.h"
-#include "text/utf8.h"
 
 namespace carousel {
 namespace {

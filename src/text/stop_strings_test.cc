@@ -5,7 +5,7 @@
 #include <rapidcheck/gtest.h>
 
 #include "carousel/error.h"
-#include "text/random_text.h"
+#include "testing/random_text.h"
 
 namespace carousel {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "text/text_mender.h"
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 namespace carousel {
 

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include "testing/random_text.h"
 #include "text/mended_whole.h"
-#include "text/random_text.h"
 
 namespace carousel {
 namespace {

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "carousel/error.h"
-#include "text/utf8.h"
 
 namespace carousel {
 namespace {

@@ -6,42 +6,16 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstring>
 #include <fstream>
 
+#include "base/utf8.h"
 #include "carousel/error.h"
+#include "testing/random_text.h"
+#include "testing/string_source.h"
 #include "text/mended_whole.h"
-#include "text/random_text.h"
-#include "text/utf8.h"
 
 namespace carousel {
 namespace {
-
-// Hands a text on in reads of the sizes given, again and again; 0 stands for being woken.
-class StringSource : public ByteSource {
- public:
-  StringSource(std::string text, std::vector<std::size_t> reads)
-      : text_(std::move(text)), reads_(std::move(reads)) {}
-
-  std::optional<std::size_t> Read(std::span<char> buffer) override {
-    EXPECT_FALSE(buffer.empty());
-    std::size_t wanted = buffer.size();
-    if (!reads_.empty()) {
-      wanted = reads_[next_++ % reads_.size()];
-      if (wanted == 0) return std::nullopt;
-    }
-    const std::size_t bytes = std::min({wanted, buffer.size(), text_.size() - offset_});
-    std::memcpy(buffer.data(), text_.data() + offset_, bytes);
-    offset_ += bytes;
-    return bytes;
-  }
-
- private:
-  std::string text_;
-  std::vector<std::size_t> reads_;
-  std::size_t next_ = 0;
-  std::size_t offset_ = 0;
-};
 
 std::vector<std::string> AllPieces(ByteSource& source, TextPiecesOptions options) {
   TextPieces pieces(source, options);
@@ -110,16 +84,6 @@ TEST(TextPieces, ReplacesWhatIsNoTextAndReadsOn) {
 }
 
 // Fails where its text ends.
-class FailingSource : public StringSource {
- public:
-  using StringSource::StringSource;
-  std::optional<std::size_t> Read(std::span<char> buffer) override {
-    const auto count = StringSource::Read(buffer);
-    if (count == std::size_t{0}) throw Error(ErrorCode::kIo, "text", "cannot read it");
-    return count;
-  }
-};
-
 TEST(TextPieces, AnErrorComesBehindWhatWasRead) {
   FailingSource source("one two three", {4});
   TextPieces pieces(source, {});

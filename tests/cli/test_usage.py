@@ -8,7 +8,8 @@ import unittest
 from program import ProgramTestCase, command, environment, run
 
 COMMANDS = ("info", "stream", "generate", "evaluate", "chat")
-# Flags that all commands with a model and a cache have.
+# Flags that all commands with a model and a cache have, and those that --help shows.
+COMMON_CACHE_FLAGS = ("--max-cache-size", "--recall-blocks", "--no-eviction")
 CACHE_FLAGS = ("--start-size", "--recent-size", "--max-cache-size", "--aggregation", "--rotation", "--positions",
                "--chunk", "--no-eviction", "--block-size", "--kv-type-k", "--kv-type-v", "--snapkv-window",
                "--cache-limit")
@@ -31,8 +32,20 @@ class Help(ProgramTestCase):
             text = run(name, "--help").stdout.decode()
             self.assertIn(f"Examples:\n  carousel {name}", text)
             self.assertNotIn("\x1b", text)
-            for flag in ("--model", "--threads", *(CACHE_FLAGS if name != "info" else ())):
+            for flag in ("--model", "--threads", *(COMMON_CACHE_FLAGS if name != "info" else ())):
                 self.assertIn(flag + " ", text, name)
+
+    def test_help_is_one_screen_and_help_all_has_every_flag(self):
+        for name in COMMANDS:
+            lines = run(name, "--help").stdout.decode().splitlines()
+            self.assertLessEqual(len(lines), 45, name)
+            self.assertLessEqual(max(map(len, lines)), 100, name)
+            result = run(name, "--help-all")
+            self.assertEqual((result.returncode, result.stderr), (0, b""))
+            for flag in ("--model", "--threads", *(CACHE_FLAGS if name != "info" else ())):
+                self.assertIn(flag + " ", result.stdout.decode(), name)
+            if name != "info":
+                self.assertIn("--help-all says everything there is.", lines[-1])
 
     def test_output_that_cannot_be_written_is_an_error(self):
         with open("/dev/full", "wb") as full:

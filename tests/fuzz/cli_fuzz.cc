@@ -55,6 +55,7 @@ std::vector<std::string> FuzzSeeds() {
       "bench\nmodel\n--max-cache-size\noff,672\n--kv-type-v\nint8\nCAROUSEL_ROUNDS=3",
       "--help",
       "stream\n--help",
+      "generate\n--help-all",
       "--version",
   };
 }

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes as settings: Validate accepts them or throws Error, and what it accepts keeps its promises.
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
 #include "base/check.h"
 #include "carousel/config.h"
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/request.h"
+#include "config/setting_table.h"
+#include "config/setting_value.h"
 #include "eviction/budget.h"
 #include "eviction/registry.h"
 #include "fuzz/fuzz_input.h"
@@ -12,70 +20,70 @@
 namespace carousel {
 namespace {
 
+// A value for a setting of any type: any at all, and often a plausible one.
+SettingValue ReadSetting(const Setting& setting, FuzzInput* input) {
+  const SettingValue value = DefaultOf(setting);
+  if (const auto* choice = std::get_if<Choice>(&setting.place))
+    return std::string(choice->names[input->Bits(1) % choice->names.size()]);
+  if (std::holds_alternative<std::int64_t>(value)) return input->Integer();
+  if (std::holds_alternative<std::uint64_t>(value)) return input->Bits(8);
+  if (std::holds_alternative<double>(value)) return input->Real();
+  if (std::holds_alternative<std::string>(value)) {
+    // Mostly a policy that there is.
+    const std::vector<PolicyEntry>& policies = RegisteredPolicies();
+    const std::size_t index = input->Bits(1) % (policies.size() + 2);
+    return index < policies.size() ? policies[index].name : std::string(index % 2, 'x');
+  }
+  std::vector<std::int64_t> sizes(input->Bits(1) % 4);
+  for (std::int64_t& size : sizes) size = input->Integer();
+  return sizes;
+}
+
+// The bytes from which ReadSetting makes a setting's default.
+std::string BytesOfDefault(const Setting& setting) {
+  const SettingValue value = DefaultOf(setting);
+  const auto bytes_of = [](auto number, std::size_t count) {
+    return std::string(reinterpret_cast<const char*>(&number), count);
+  };
+  if (const auto* choice = std::get_if<Choice>(&setting.place)) {
+    const auto at =
+        std::find(choice->names.begin(), choice->names.end(), std::get<std::string>(value));
+    return bytes_of(at - choice->names.begin(), 1);
+  }
+  if (const auto* whole = std::get_if<std::int64_t>(&value)) {
+    if (*whole >= 0 && *whole % 8 == 0 && *whole < 1024) return bytes_of(*whole / 8, 1);
+    CAROUSEL_CHECK(*whole >= -1000 && *whole < 60000);
+    return '\x80' + bytes_of(*whole + 1000, 2);
+  }
+  if (const auto* seed = std::get_if<std::uint64_t>(&value)) return bytes_of(*seed, 8);
+  if (const auto* real = std::get_if<double>(&value)) return '\xFF' + bytes_of(*real, 8);
+  if (const auto* text = std::get_if<std::string>(&value)) {
+    std::uint64_t index = 0;
+    while (index < RegisteredPolicies().size() && RegisteredPolicies()[index].name != *text)
+      ++index;
+    return bytes_of(index, 1);
+  }
+  return std::string(1, '\0');
+}
+
 EngineConfig ReadEngineConfig(FuzzInput* input) {
   EngineConfig config;
-  config.cache.block_size = input->Integer();
-  config.cache.key_type = input->Choice<KvType>(5);
-  config.cache.value_type = input->Choice<KvType>(5);
-  config.cache.limit_bytes = input->Integer();
-  config.cache.limit_tokens = input->Integer();
-  config.chunk_size = input->Integer();
-  if (input->Bits(1) % 4 == 0) {
-    config.eviction.reset();
-    return config;
+  const bool keeps_all = input->Bits(1) % 4 == 3;
+  config.recall.yields = input->Bits(1) % 2 == 1;
+  for (const Setting& setting : SettingTable()) {
+    if (setting.group == SettingGroup::kSampling) continue;
+    SetValue(setting, ReadSetting(setting, input), {.engine = &config});
   }
-  EvictionConfig& eviction = *config.eviction;
-  eviction.start_size = input->Integer();
-  eviction.recent_size = input->Integer();
-  eviction.max_cache_size = input->Integer();
-  // Mostly a name that there is.
-  constexpr const char* kPolicies[] = {"snapkv",       "h2o",     "tova",   "window",
-                                       "keynorm",      "keydiff", "random", "expected_attention",
-                                       "adaptive_rkv", "",        "lru"};
-  eviction.policy = kPolicies[input->Bits(1) % std::size(kPolicies)];
-  eviction.policy_seed = input->Bits(8);
-  eviction.rkv_attention_mass = input->Real();
-  eviction.rkv_window = input->Integer();
-  eviction.expected_positions = input->Integer();
-  eviction.kvcrush_budget = input->Integer();
-  eviction.kvcrush_anchor = input->Choice<KvCrushAnchor>(5);
-  eviction.budget = input->Choice<Budget>(3);
-  eviction.budget_floor = input->Real();
-  eviction.budget_slope = input->Real();
-  eviction.aggregation = input->Choice<Aggregation>(2);
-  eviction.snapkv_window = input->Integer();
-  eviction.pooling_width = input->Integer();
-  eviction.rotation = input->Choice<Rotation>(4);
-  eviction.positions = input->Choice<PositionPolicy>(3);
-  eviction.prompt_eviction = input->Choice<PromptEviction>(2);
-  eviction.grouping = input->Choice<Grouping>(2);
-  for (std::uint64_t layers = input->Bits(1) % 4; layers > 0; --layers)
-    eviction.layer_max_cache_size.push_back(input->Integer());
-  RecallConfig& recall = config.recall;
-  recall.blocks = input->Integer();
-  recall.every = input->Integer();
-  recall.queries = input->Integer();
-  recall.limit_bytes = input->Integer();
-  recall.limit_tokens = input->Integer();
-  recall.yields = input->Bits(1) % 2 == 1;
-  if (input->Bits(1) % 2 == 1) recall.kv_type = input->Choice<KvType>(5);
-  recall.chunk = input->Integer();
-  recall.least_gain = input->Real();
-  recall.promotion = input->Real();
+  if (keeps_all) config.eviction.reset();
   return config;
 }
 
 SamplingParams ReadSamplingParams(FuzzInput* input) {
   SamplingParams params;
-  params.temperature = input->Real();
-  params.top_k = input->Integer();
-  params.top_p = input->Real();
-  params.min_p = input->Real();
-  params.repetition_penalty = input->Real();
-  params.presence_penalty = input->Real();
-  params.frequency_penalty = input->Real();
-  params.penalty_window = input->Integer();
-  params.logprobs = input->Integer();
+  for (const Setting& setting : SettingTable()) {
+    if (setting.group != SettingGroup::kSampling) continue;
+    SetValue(setting, ReadSetting(setting, input), {.sampling = &params});
+  }
   return params;
 }
 
@@ -92,26 +100,42 @@ bool Accepts(const Settings& settings) {
   return true;
 }
 
-// What include/carousel/config.h promises of accepted sizes.
+bool IsWithin(const Setting& setting, const SettingValue& value) {
+  if (const auto* whole = std::get_if<WholeRange>(&setting.range))
+    return std::get<std::int64_t>(value) >= whole->least &&
+           std::get<std::int64_t>(value) <= whole->most;
+  if (const auto* real = std::get_if<RealRange>(&setting.range))
+    return std::get<double>(value) >= real->least && std::get<double>(value) <= real->most &&
+           !(real->open && std::get<double>(value) == real->least);
+  return true;
+}
+
+// What was accepted is in its range, and its text says it again.
+void CheckEach(SettingsView settings) {
+  for (const Setting& setting : SettingTable()) {
+    const std::optional<SettingValue> value = ValueOf(setting, settings);
+    if (!value) continue;
+    CAROUSEL_CHECK(IsWithin(setting, *value));
+    if (const std::optional<std::string> text = TextOf(setting, *value))
+      CAROUSEL_CHECK(ReadValue(setting, *text) == *value);
+  }
+}
+
+// What include/carousel/config.h promises of accepted sizes beyond their ranges.
 void CheckAccepted(const EngineConfig& config) {
+  CheckEach({.engine = &config});
   const std::int64_t block = config.cache.block_size;
-  CAROUSEL_CHECK(block > 0 && block <= 256 && block % 8 == 0);
+  CAROUSEL_CHECK(block % 8 == 0);
   CAROUSEL_CHECK_GE(config.chunk_size, block);
-  CAROUSEL_CHECK(config.cache.limit_bytes >= 0 && config.cache.limit_tokens >= 0);
   if (!config.eviction) return;
   const EvictionConfig& eviction = *config.eviction;
   for (const std::int64_t size :
        {eviction.start_size, eviction.recent_size, eviction.max_cache_size})
-    CAROUSEL_CHECK(size > 0 && size % block == 0);
+    CAROUSEL_CHECK(size % block == 0);
   CAROUSEL_CHECK_GT(eviction.max_cache_size, eviction.start_size + eviction.recent_size);
   CAROUSEL_CHECK(eviction.pooling_width % 2 == 1);
   CAROUSEL_CHECK(FindPolicy(eviction.policy) != nullptr);
-  CAROUSEL_CHECK(eviction.rkv_attention_mass >= 0.0 && eviction.rkv_attention_mass <= 1.0);
-  CAROUSEL_CHECK(eviction.rkv_window > 0 && eviction.expected_positions > 0);
-  CAROUSEL_CHECK(eviction.kvcrush_budget >= 0);
   CAROUSEL_CHECK(eviction.kvcrush_budget == 0 || eviction.policy != "adaptive_rkv");
-  CAROUSEL_CHECK(eviction.budget_floor >= 0.0 && eviction.budget_floor <= 1.0);
-  CAROUSEL_CHECK(eviction.budget_slope >= 1.0);
   // Whatever the split, it gives out what there is, in whole blocks, and each layer can evict.
   if (eviction.layer_max_cache_size.empty()) {
     std::int64_t total = 0;
@@ -123,37 +147,26 @@ void CheckAccepted(const EngineConfig& config) {
   }
   for (const std::int64_t size : eviction.layer_max_cache_size)
     CAROUSEL_CHECK(size % block == 0 && size > eviction.start_size + eviction.recent_size);
-  CAROUSEL_CHECK(config.recall.blocks >= 0 && config.recall.limit_bytes >= 0);
   CAROUSEL_CHECK(config.recall.limit_tokens == 0 || config.recall.limit_tokens >= block ||
                  config.recall.blocks == 0);
-  CAROUSEL_CHECK(config.recall.every > 0 && config.recall.queries > 0 && config.recall.chunk > 0);
-  CAROUSEL_CHECK(config.recall.least_gain >= 0.0 && config.recall.least_gain <= 1.0);
-  CAROUSEL_CHECK(config.recall.promotion >= 0.0);  // no NaN
 }
 
-void CheckAccepted(const SamplingParams& params) {
-  CAROUSEL_CHECK_GE(params.temperature, 0.0);
-  CAROUSEL_CHECK(params.top_p > 0.0 && params.top_p <= 1.0);
-  CAROUSEL_CHECK(params.min_p >= 0.0 && params.min_p <= 1.0);
-  CAROUSEL_CHECK_GT(params.repetition_penalty, 0.0);
-  CAROUSEL_CHECK(params.presence_penalty >= -2.0 && params.presence_penalty <= 2.0);
-  CAROUSEL_CHECK(params.frequency_penalty >= -2.0 && params.frequency_penalty <= 2.0);
-  CAROUSEL_CHECK(params.top_k >= 0 && params.penalty_window > 0);
-  CAROUSEL_CHECK(params.logprobs >= 0 && params.logprobs <= 20);
-}
+void CheckAccepted(const SamplingParams& params) { CheckEach({.sampling = &params}); }
 
 }  // namespace
 
 std::vector<std::string> FuzzSeeds() {
-  // Each number below 128 stands for its eightfold: blocks of 32, chunks of 256, 32/128/672; snapkv
-  // with a window of 8 and, as two bytes over 1000, a pooling of 7; an even budget; 16 recalled.
-  const std::string cache{4, 1, 1, 0, 0, 32, 1, 4, 16, 84};
-  const std::string policy{0, 0, 0, 0, 0, 0, 0, 0, 0, 58, 1, 64, 0, 0, 0, 13, 127};
-  const std::string votes{1, 1, static_cast<char>(0x80), static_cast<char>(0xEF), 3, 1, 2, 0, 0, 0};
-  const std::string recall{2, 1, 1, 0, 0, 0, 0};
-  const std::string config = cache + policy + votes + recall;
-  const std::string sampling{32, 5, 58, 3, 70, 0, 0, 32, 2};
-  return {config + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
+  // The defaults, whole and cut off, with nothing evicted, and two that are refused.
+  std::string config(2, '\0');
+  std::string sampling;
+  for (const Setting& setting : SettingTable())
+    (setting.group == SettingGroup::kSampling ? sampling : config) += BytesOfDefault(setting);
+  const std::string defaults = config + sampling;
+  FuzzInput input(reinterpret_cast<const std::uint8_t*>(defaults.data()), defaults.size());
+  CAROUSEL_CHECK(Accepts(ReadEngineConfig(&input)) && Accepts(ReadSamplingParams(&input)));
+  std::string keeps_all = config;
+  keeps_all[0] = 3;
+  return {defaults, keeps_all + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
 }
 
 }  // namespace carousel

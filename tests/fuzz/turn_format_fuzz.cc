@@ -3,10 +3,10 @@
 #include <optional>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "carousel/error.h"
 #include "fuzz/fuzz_target.h"
 #include "text/turn_format.h"
-#include "text/utf8.h"
 
 namespace carousel {
 namespace {

@@ -30,6 +30,8 @@ class Includes(unittest.TestCase):
             "src/cache/pool.h": ['"base/check.h"', '"carousel/types.h"'],
             "tests/models/tiny.h": ['"testing/tiny.h"', '"cache/pool.h"'],
             "src/cache/pool_test.cc": ["<gtest/gtest.h>", '"testing/tiny.h"', '"models/tiny.h"', '"cache/pool.h"'],
+            "include/carousel/eviction_config.h": [],
+            "src/eviction/policy.h": ['"carousel/eviction_config.h"'],
             "src/rope/rotate.cc": ['"hwy/foreach_target.h"', "<hwy/highway.h>"],
             "src/engine/step.cc": ['"cache/pool.h"'],
             "src/openvino/load.cc": ["<openvino/openvino.hpp>", '"engine/step.h"'],
@@ -48,6 +50,8 @@ class Includes(unittest.TestCase):
             "src/engine/a.h": [],
             "src/testing/a.h": [],
             "tests/models/a.h": [],
+            "include/carousel/engine.h": [],
+            "include/carousel/eviction_config.h": [],
         }
         for file, line, words in (
             ("src/base/b.cc", '"engine/a.h"', "wrong way"),
@@ -64,6 +68,9 @@ class Includes(unittest.TestCase):
             ("src/engine/b.cc", '"a.h"', "root of its folder"),
             ("src/engine/b.cc", '"base/none.h"', "is in none of"),
             ("src/engine/b.cc", "<base/a.h>", 'write "base/a.h"'),
+            ("src/cache/b.h", '"carousel/eviction_config.h"', "wrong way"),
+            ("src/eviction/b.h", '"carousel/engine.h"', "wrong way"),
+            ("src/text/b.cc", '"carousel/engine.h"', "wrong way"),
             ("src/attic/b.cc", '"base/a.h"', "not a room"),
         ):
             complaints = self.complaints(base | {file: [line]})

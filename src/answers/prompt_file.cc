@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/prompt_file.h"
+#include "answers/prompt_file.h"
 
 #include <fmt/format.h>
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text to tokens and back, as the engine's text layer needs it. src/openvino implements it.
+// Text to tokens and back. src/openvino implements it for the tokenizers that come with models;
+// embedders may bring their own.
 #pragma once
 
 #include <span>

@@ -1,34 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/token_stream.h"
+#include "answers/token_stream.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-#include <algorithm>
-
 #include "carousel/error.h"
-#include "text/fake_tokenizer.h"
-#include "text/random_text.h"
+#include "testing/fake_tokenizer.h"
+#include "testing/random_text.h"
+#include "testing/string_source.h"
 
 namespace carousel {
 namespace {
-
-class StringSource : public ByteSource {
- public:
-  StringSource(std::string text, std::size_t read_bytes)
-      : text_(std::move(text)), read_bytes_(read_bytes) {}
-  std::optional<std::size_t> Read(std::span<char> buffer) override {
-    const std::size_t bytes =
-        text_.copy(buffer.data(), std::min(buffer.size(), read_bytes_), offset_);
-    offset_ += bytes;
-    return bytes;
-  }
-
- private:
-  std::string text_;
-  std::size_t read_bytes_;
-  std::size_t offset_ = 0;
-};
 
 // The pieces have no spaces inside, so a text may be cut before any.
 FakeTokenizer Tokens(bool in_pieces) {
@@ -44,7 +26,8 @@ std::vector<TokenId> All(TokenStream* stream) {
 RC_GTEST_PROP(TokenStream, TokensAreThoseOfTheWholeText, ()) {
   const std::string text = *rc::gen::nonEmpty(rc::gen::resize(500, ValidText()));
   const FakeTokenizer tokenizer = Tokens(*rc::gen::arbitrary<bool>());
-  PeekedSource source(std::make_unique<StringSource>(text, *rc::gen::inRange<std::size_t>(1, 50)));
+  PeekedSource source(std::make_unique<StringSource>(
+      text, std::vector<std::size_t>{*rc::gen::inRange<std::size_t>(1, 50)}));
   TokenStream stream(source, tokenizer);
   RC_ASSERT(All(&stream) == tokenizer.Encode(text, {.add_special_tokens = true}));
 }
@@ -62,7 +45,7 @@ class ClosingTokenizer : public FakeTokenizer {
 
 TEST(TokenStream, NothingIsPutBehindAText) {
   const ClosingTokenizer tokenizer({}, FakeTokenizer::Partial::kRaw);
-  StringSource source("ab", 10);
+  StringSource source("ab", {10});
   TokenStream stream(source, tokenizer);
   EXPECT_EQ(All(&stream), (std::vector<TokenId>{tokenizer.special_token(), 'a', 'b'}));
 }
@@ -70,7 +53,8 @@ TEST(TokenStream, NothingIsPutBehindAText) {
 TEST(TokenStream, CountsWhatItReplaces) {
   for (const bool in_pieces : {true, false}) {
     const FakeTokenizer tokenizer = Tokens(in_pieces);
-    PeekedSource source(std::make_unique<StringSource>("caf\xE9 word\xC3", 2));
+    PeekedSource source(
+        std::make_unique<StringSource>("caf\xE9 word\xC3", std::vector<std::size_t>{2}));
     TokenStream stream(source, tokenizer);
     const std::vector<TokenId> tokens = All(&stream);
     EXPECT_EQ(tokens,
@@ -79,20 +63,10 @@ TEST(TokenStream, CountsWhatItReplaces) {
   }
 }
 
-class FailingSource : public StringSource {
- public:
-  using StringSource::StringSource;
-  std::optional<std::size_t> Read(std::span<char> buffer) override {
-    const auto count = StringSource::Read(buffer);
-    if (count == std::size_t{0}) throw Error(ErrorCode::kIo, "text", "cannot read it");
-    return count;
-  }
-};
-
 TEST(TokenStream, AnErrorComesBehindTheTokensOfWhatWasRead) {
   for (const bool in_pieces : {true, false}) {
     const FakeTokenizer tokenizer = Tokens(in_pieces);
-    FailingSource source("wo word", 3);
+    FailingSource source("wo word", {3});
     TokenStream stream(source, tokenizer);
     std::vector<TokenId> all;
     EXPECT_THROW(while (const auto tokens = stream.Next())
@@ -103,7 +77,7 @@ TEST(TokenStream, AnErrorComesBehindTheTokensOfWhatWasRead) {
 }
 
 void Peek(std::string bytes) {
-  PeekedSource source(std::make_unique<StringSource>(std::move(bytes), 1 << 16));
+  PeekedSource source(std::make_unique<StringSource>(std::move(bytes), std::vector<std::size_t>{}));
 }
 
 TEST(PeekedSource, RefusesWhatIsNoTextAtOnce) {

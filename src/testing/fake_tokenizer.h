@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/tokenizer.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
+#include "carousel/tokenizer.h"
 
 namespace carousel {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/token_stream.h"
+#include "answers/token_stream.h"
 
 #include <fmt/format.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/conversation.h"
+#include "answers/conversation.h"
 
 #include <utility>
 
@@ -46,18 +46,19 @@ Request Conversation::RequestOf(const Said& turn) const {
   return request;
 }
 
-Answer Conversation::Say(const std::string& message, const Interrupt& interrupt,
-                         const AnswerListener& listener) {
+Answer Conversation::Say(const std::string& message, const AnswerListener& listener) {
   const Said turn = NextTurn(message);
   bool has_read = false;
+  AnswerListener watching = listener;
+  watching.step = [&](const StepResult& step) {
+    has_read = has_read || step.tokens_processed > 0;
+    if (listener.step) listener.step(step);
+  };
   Answer answer;
   try {
-    answer = RunRequest(engine_, encoder_, RequestOf(turn),
-                        {.strings = settings_.stops, .end_of_turn = format_.end_of_turn()},
-                        interrupt, {.show = listener.show, .step = [&](const StepResult& step) {
-                                      has_read = has_read || step.tokens_processed > 0;
-                                      if (listener.step) listener.step(step);
-                                    }});
+    answer =
+        RunRequest(engine_, encoder_, RequestOf(turn),
+                   {.strings = settings_.stops, .end_of_turn = format_.end_of_turn()}, watching);
   } catch (...) {
     if (has_read || engine_->HasWork()) TakeBack();
     throw;

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cli/answer.h"
+#include "answers/answer.h"
 #include "text/turn_format.h"
 
 namespace carousel {
@@ -37,8 +37,7 @@ class Conversation {
   // Says `message` and lets the model answer. An answer without tokens that was cancelled was
   // stopped before the message was read: the turn is taken back, and so it is when this throws.
   // After a turn was taken back in the middle, the next one reads again what was said before it.
-  Answer Say(const std::string& message, const Interrupt& interrupt,
-             const AnswerListener& listener);
+  Answer Say(const std::string& message, const AnswerListener& listener);
   // Forgets what was said.
   void Reset();
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/answer.h"
+#include "answers/answer.h"
 
 #include <fmt/format.h>
 
@@ -80,8 +80,7 @@ void NoteEnd(const SplitStops& stops, const StopStringMatcher& matcher, Answer* 
 }  // namespace
 
 Answer RunRequest(Engine* engine, const PromptEncoder& encoder, Request request,
-                  const AnswerStops& stops, const Interrupt& interrupt,
-                  const AnswerListener& listener) {
+                  const AnswerStops& stops, const AnswerListener& listener) {
   const SplitStops split = Split(stops, encoder);
   IncrementalDetokenizer detokenizer(encoder.tokenizer());
   StopStringMatcher matcher(split.texts);
@@ -96,8 +95,9 @@ Answer RunRequest(Engine* engine, const PromptEncoder& encoder, Request request,
   const auto begin = Clock::now();
   engine->Submit(std::move(request));
   while (engine->HasWork()) {
-    // A stop string ends the request; so does a signal, which before Submit has cancelled nothing.
-    if (matcher.matched() || interrupt.raised()) engine->Cancel();
+    // A stop string ends the request; so does who has cancelled it before Submit, which Submit
+    // does not see.
+    if (matcher.matched() || (listener.is_cancelled && listener.is_cancelled())) engine->Cancel();
     StepResult step = engine->Step();
     answer.finish_reason = step.finish_reason;
     if (listener.step) listener.step(step);

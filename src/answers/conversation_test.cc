@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/conversation.h"
+#include "answers/conversation.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <csignal>
 #include <new>
 
 #include "carousel/error.h"
-#include "cli/scripted_model.h"
-#include "text/fake_tokenizer.h"
+#include "testing/fake_tokenizer.h"
+#include "testing/scripted_model.h"
 
 namespace carousel {
 namespace {
@@ -31,9 +30,7 @@ class ConversationTest : public testing::Test {
  protected:
   // A world of its own: a model, its engine and a conversation.
   struct World {
-    World(const FakeTokenizer& tokenizer, const TurnFormat& format, const TurnSettings& settings,
-          Interrupt* interrupt_of_all)
-        : interrupt(interrupt_of_all) {
+    World(const FakeTokenizer& tokenizer, const TurnFormat& format, const TurnSettings& settings) {
       auto owned = std::make_unique<ScriptedModel>(
           TinyModelOptions{.vocabulary_size = tokenizer.vocabulary_size(),
                            .trained_window = 4096,
@@ -45,23 +42,19 @@ class ConversationTest : public testing::Test {
     // `script` is what the model says, as far as it goes. Messages of less than a chunk.
     Answer Say(const std::string& message, const std::deque<TokenId>& script = {}) {
       model->script = script;
-      interrupt->Watch(engine.get());
-      return conversation->Say(message, *interrupt, {});
+      return conversation->Say(message, {.is_cancelled = [this] { return is_cancelled; }});
     }
     ScriptedModel* model = nullptr;
     std::unique_ptr<Engine> engine;
-    Interrupt* interrupt;
     std::unique_ptr<Conversation> conversation;
+    bool is_cancelled = false;
   };
 
-  World Make(const TurnSettings& settings) {
-    return World(tokenizer_, format_, settings, &interrupt_);
-  }
+  World Make(const TurnSettings& settings) { return World(tokenizer_, format_, settings); }
   World Make() { return Make({.max_new_tokens = 5}); }
 
   FakeTokenizer tokenizer_{{" the"}, FakeTokenizer::Partial::kRaw, true, {"<u>", "<a>", "<e>"}};
   const TurnFormat format_ = Turns();
-  Interrupt interrupt_;  // there can be one
   const TokenId end_ = tokenizer_.special_token() + 3;
   const TokenId answer_ = tokenizer_.special_token() + 2;
 };
@@ -77,7 +70,7 @@ TEST_F(ConversationTest, TheTemplatesEndOfTurnEndsAnAnswer) {
 
 TEST_F(ConversationTest, AnEndOfTurnThatIsNoTokenIsAStopString) {
   FakeTokenizer plain({}, FakeTokenizer::Partial::kRaw);
-  World world(plain, format_, {.max_new_tokens = 9}, &interrupt_);
+  World world(plain, format_, {.max_new_tokens = 9});
   const Answer answer = world.Say("hi", {'y', 'e', 's', '<', 'e', '>', 'n', 'o'});
   EXPECT_EQ(answer.text, "yes");
   EXPECT_EQ(answer.finish_reason, FinishReason::kStop);
@@ -141,12 +134,11 @@ TEST_F(ConversationTest, FailuresInARowLeaveNoTraceEither) {
 TEST_F(ConversationTest, WhatCannotBeShownIsTakenBack) {
   World world = Make();
   World twin = Make();
-  EXPECT_THROW(world.conversation->Say("hi", interrupt_,
-                                       {.show =
-                                            [](std::string_view) {
-                                              throw Error(ErrorCode::kIo, "standard output",
-                                                          "is gone");
-                                            }}),
+  EXPECT_THROW(world.conversation->Say("hi", {.show =
+                                                  [](std::string_view) {
+                                                    throw Error(ErrorCode::kIo, "standard output",
+                                                                "is gone");
+                                                  }}),
                Error);
   EXPECT_THAT(world.conversation->messages(), IsEmpty());
   EXPECT_EQ(world.Say("second").text, twin.Say("second").text);
@@ -156,27 +148,26 @@ TEST_F(ConversationTest, AMessageThatIsNotReadWholeIsTakenBack) {
   World world = Make();
   World twin = Make();
   const std::string long_message(200, 'x');
-  const auto interrupted = [&](int at_step) {
+  const auto cancelled = [&](int at_step) {
     int steps = 0;
     world.model->before_step = [&, at_step](const ForwardInput&) {
-      if (++steps == at_step) raise(SIGINT);
+      if (++steps == at_step) world.engine->Cancel();
     };
     const Answer answer = world.Say(long_message);
     world.model->before_step = nullptr;
-    interrupt_.Clear();
     return answer;
   };
   // While the first message is read.
-  EXPECT_EQ(interrupted(2).finish_reason, FinishReason::kCancelled);
+  EXPECT_EQ(cancelled(2).finish_reason, FinishReason::kCancelled);
   EXPECT_THAT(world.conversation->messages(), IsEmpty());
   EXPECT_EQ(world.conversation->tokens_to_read_again(), 0);
   EXPECT_EQ(world.Say("first").text, twin.Say("first").text);
   // While a later one is.
-  EXPECT_THAT(interrupted(3).tokens, IsEmpty());
+  EXPECT_THAT(cancelled(3).tokens, IsEmpty());
   EXPECT_EQ(world.conversation->messages().size(), 2U);
   EXPECT_EQ(world.Say("second").text, twin.Say("second").text);
   // An answer that has begun is kept as far as it came.
-  const Answer stopped = interrupted(8);
+  const Answer stopped = cancelled(8);
   EXPECT_EQ(stopped.finish_reason, FinishReason::kCancelled);
   EXPECT_FALSE(stopped.tokens.empty());
   EXPECT_EQ(world.conversation->messages().size(), 6U);
@@ -187,9 +178,9 @@ TEST_F(ConversationTest, StoppedBeforeAnythingIsReadNothingHasToBeReadAgain) {
   World twin = Make();
   world.Say("first");
   twin.Say("first");
-  raise(SIGINT);
+  world.is_cancelled = true;
   EXPECT_THAT(world.Say("never read").tokens, IsEmpty());
-  interrupt_.Clear();
+  world.is_cancelled = false;
   EXPECT_EQ(world.conversation->tokens_to_read_again(), 0);
   EXPECT_EQ(world.Say("second").text, twin.Say("second").text);
   EXPECT_EQ(world.engine->metrics().logical_tokens, twin.engine->metrics().logical_tokens);

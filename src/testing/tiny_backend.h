@@ -17,7 +17,7 @@
 #include "cli/backend.h"
 #include "cli/commands.h"
 #include "engine/tiny_model.h"
-#include "text/fake_tokenizer.h"
+#include "testing/fake_tokenizer.h"
 
 namespace carousel {
 

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "carousel/tokenizer.h"
 #include "carousel/types.h"
-#include "engine/tokenizer.h"
 #include "text/byte_source.h"
 #include "text/text_pieces.h"
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/config.h"
-
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <string>
+#include <utility>
 
+#include "carousel/config.h"
 #include "carousel/error.h"
+#include "carousel/request.h"
 
 namespace carousel {
 namespace {
@@ -62,25 +64,29 @@ TEST(Validate, AcceptsTheDefaultsAndNoEviction) {
   EXPECT_NO_THROW(Validate(config));
 }
 
-TEST(Names, RoundTrip) {
-  for (const Rotation value :
-       {Rotation::kAuto, Rotation::kQuery, Rotation::kKeys, Rotation::kOff}) {
-    EXPECT_EQ(ParseRotation(Name(value)), value);
+TEST(ValidateSampling, NamesTheField) {
+  const std::pair<std::string, SamplingParams> cases[] = {
+      {"temperature", {.temperature = -1}},
+      {"temperature", {.temperature = std::nan("")}},
+      {"top_k", {.top_k = -1}},
+      {"top_p", {.top_p = 0.0}},
+      {"top_p", {.top_p = 1.1}},
+      {"min_p", {.min_p = -0.1}},
+      {"repetition_penalty", {.repetition_penalty = 0.0}},
+      {"presence_penalty", {.presence_penalty = 3.0}},
+      {"frequency_penalty", {.frequency_penalty = -3.0}},
+      {"penalty_window", {.penalty_window = 0}},
+      {"logprobs", {.logprobs = 21}},
+  };
+  for (const auto& [field, params] : cases) {
+    try {
+      Validate(params);
+      ADD_FAILURE() << field << " was accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.field(), field);
+    }
   }
-  for (const auto value :
-       {PositionPolicy::kAuto, PositionPolicy::kKeep, PositionPolicy::kCompact}) {
-    EXPECT_EQ(ParsePositionPolicy(Name(value)), value);
-  }
-  for (const auto value : {Grouping::kLayer, Grouping::kHead})
-    EXPECT_EQ(ParseGrouping(Name(value)), value);
-  for (const auto value : {Aggregation::kSum, Aggregation::kNormSum})
-    EXPECT_EQ(ParseAggregation(Name(value)), value);
-  for (const auto value : {PromptEviction::kCapped, PromptEviction::kAtEnd}) {
-    EXPECT_EQ(ParsePromptEviction(Name(value)), value);
-  }
-  for (const auto value : {KvType::kF32, KvType::kF16}) EXPECT_EQ(ParseKvType(Name(value)), value);
-  EXPECT_EQ(ParseRotation("querry"), std::nullopt);
-  EXPECT_EQ(ParseKvType(""), std::nullopt);
+  EXPECT_NO_THROW(Validate(SamplingParams{}));
 }
 
 }  // namespace

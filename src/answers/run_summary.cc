@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/run_summary.h"
+#include "answers/run_summary.h"
 
 #include <nlohmann/json.hpp>
 
-#include "cli/process_memory.h"
+#include "answers/settings_json.h"
+#include "measure/process_memory.h"
 
 namespace carousel {
 
@@ -21,31 +22,16 @@ void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
   out["cache_bytes"] = metrics.cache_bytes;
   out["reserved_bytes"] = metrics.reserved_bytes;
   out["cache_bytes_per_token"] = metrics.cache_bytes_per_token;
+  const SettingsView settings{.engine = &config};
+  WriteSettings(SettingGroup::kCache, settings, summary);
+  out["chunk"] = config.chunk_size;  // as its flag is called
+  WriteSettings(SettingGroup::kEviction, settings, summary);
+  // In force, whatever was asked for.
   out["rotation"] = Name(metrics.rotation);
   out["positions"] = Name(metrics.positions);
-  out["block_size"] = config.cache.block_size;
-  out["key_type"] = Name(config.cache.key_type);
-  out["value_type"] = Name(config.cache.value_type);
-  out["chunk"] = config.chunk_size;
-  out["eviction"] = config.eviction.has_value();
-  if (config.eviction) {
-    out["start_size"] = config.eviction->start_size;
-    out["recent_size"] = config.eviction->recent_size;
-    out["max_cache_size"] = config.eviction->max_cache_size;
-    out["policy"] = config.eviction->policy;
-    out["budget"] = Name(config.eviction->budget);
-    out["aggregation"] = Name(config.eviction->aggregation);
-    out["snapkv_window"] = config.eviction->snapkv_window;
-    out["grouping"] = Name(config.eviction->grouping);
-    out["prompt_eviction"] = Name(config.eviction->prompt_eviction);
-  }
   out["recall_blocks"] = config.recall.blocks;
   if (config.recall.blocks > 0) {
-    out["recall_chunk"] = config.recall.chunk;
-    out["recall_queries"] = config.recall.queries;
-    out["recall_every"] = config.recall.every;
-    out["recall_gain"] = config.recall.least_gain;
-    out["recall_promotion"] = config.recall.promotion;
+    WriteSettings(SettingGroup::kRecall, settings, summary);
     out["recall_stored_tokens"] = metrics.recall_stored_tokens;
     out["recall_dropped_tokens"] = metrics.recall_dropped_tokens;
     out["recall_bytes"] = metrics.recall_bytes;

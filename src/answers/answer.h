@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "carousel/engine.h"
-#include "cli/interrupt.h"
 #include "text/prompt_encoder.h"
 
 namespace carousel {
@@ -39,19 +38,20 @@ struct AnswerStops {
   std::string end_of_turn;
 };
 
-// Who watches an answer while it comes. Either may be empty.
+// Who watches an answer while it comes, and may stop it. Each may be empty.
 struct AnswerListener {
   // Gets the text as soon as it is certain: whole characters, no part of a stop string.
   std::function<void(std::string_view)> show;
   // Gets every step when it is through.
   std::function<void(const StepResult&)> step;
+  // Asked before each step: true ends the answer (kCancelled). For what may have come before the
+  // request; Engine::Cancel ends one that runs.
+  std::function<bool()> is_cancelled;
 };
 
-// Runs `request` until it ends, a stop comes or `interrupt` is raised (kCancelled). Throws
-// carousel::Error (field "stop") for a stop string that can never come, since there is a control
-// token inside it.
+// Runs `request` until it ends, a stop comes or it is cancelled. Throws carousel::Error (field
+// "stop") for a stop string that can never come, since there is a control token inside it.
 Answer RunRequest(Engine* engine, const PromptEncoder& encoder, Request request,
-                  const AnswerStops& stops, const Interrupt& interrupt,
-                  const AnswerListener& listener);
+                  const AnswerStops& stops, const AnswerListener& listener);
 
 }  // namespace carousel

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// What settings may be together. What each may be by itself is in the table of settings.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+
+#include "cache/plane_layout.h"
+#include "carousel/config.h"
+#include "carousel/error.h"
+#include "carousel/request.h"
+#include "config/setting_value.h"
+#include "config/sizes.h"
+#include "eviction/registry.h"
+
+namespace carousel {
+namespace {
+
+[[noreturn]] void Refuse(std::string_view field, const std::string& problem) {
+  throw Error(ErrorCode::kInvalidArgument, field, problem);
+}
+
+void CheckRange(std::string_view field, std::int64_t value, std::int64_t least, std::int64_t most) {
+  if (value < least) Refuse(field, fmt::format("{} is too small; the least is {}", value, least));
+  if (value > most) Refuse(field, fmt::format("{} is too large; the most is {}", value, most));
+}
+
+// Whole blocks. What is proposed in place of others is from `least`, whole blocks as well, to
+// `most`; the caller refuses whole blocks below `least`.
+void CheckMultiple(std::string_view field, std::int64_t value, std::int64_t block_size,
+                   std::int64_t least, std::int64_t most) {
+  most = most / block_size * block_size;
+  if (value < 1) Refuse(field, fmt::format("{} is too small; the least is {}", value, least));
+  if (value > most) Refuse(field, fmt::format("{} is too large; the most is {}", value, most));
+  if (value % block_size == 0) return;
+  const std::int64_t below = value / block_size * block_size;
+  const std::string nearest = below < least ? fmt::format("{}", std::max(below + block_size, least))
+                                            : fmt::format("{} or {}", below, below + block_size);
+  Refuse(field, fmt::format("{} is not a multiple of the block size {}; use {}", value, block_size,
+                            nearest));
+}
+
+// The least that the areas in which nothing is evicted can come to, and a block.
+struct LeastSizes {
+  std::int64_t start = 0;
+  std::int64_t recent = 0;
+  std::int64_t block = 0;
+};
+
+LeastSizes LeastOf(const EngineConfig& config) {
+  const YieldingSizes& yields = config.yields;
+  const std::int64_t block =
+      yields.block_size ? KeyTokensMultiple(config.cache.key_type) : config.cache.block_size;
+  return {.start = yields.start_size ? block : config.eviction->start_size,
+          .recent = yields.recent_size ? block : config.eviction->recent_size,
+          .block = block};
+}
+
+void CheckBudget(std::string_view field, std::int64_t size, const LeastSizes& sizes,
+                 std::int64_t block_size) {
+  const std::int64_t needed = sizes.start + sizes.recent + sizes.block;
+  const std::int64_t least = (needed + block_size - 1) / block_size * block_size;
+  CheckMultiple(field, size, block_size, least, kLargestSize);
+  if (size < needed) {
+    Refuse(field, fmt::format(
+                      "{} leaves nothing to evict between start_size {} and recent_size {}; use at "
+                      "least {}",
+                      size, sizes.start, sizes.recent, least));
+  }
+}
+
+void ValidateEviction(const EngineConfig& config) {
+  const EvictionConfig& eviction = *config.eviction;
+  const std::int64_t block_size = config.cache.block_size;
+  CheckMultiple("start_size", eviction.start_size, block_size, block_size, kLargestArea);
+  CheckMultiple("recent_size", eviction.recent_size, block_size, block_size, kLargestArea);
+  const LeastSizes least = LeastOf(config);
+  CheckBudget("max_cache_size", eviction.max_cache_size, least, block_size);
+  for (const std::int64_t size : eviction.layer_max_cache_size)
+    CheckBudget("layer_max_cache_size", size, least, block_size);
+  CheckRanges(SettingGroup::kEviction, {.engine = &config});
+  if (eviction.pooling_width % 2 == 0) {
+    Refuse("pooling_width", fmt::format("{} is even; use {} or {}", eviction.pooling_width,
+                                        eviction.pooling_width - 1, eviction.pooling_width + 1));
+  }
+  ValidatePolicy(eviction);
+  if (eviction.budget == Budget::kPyramid && !eviction.layer_max_cache_size.empty())
+    Refuse("layer_max_cache_size", "says each layer's size, and so does budget pyramid; use one");
+}
+
+void ValidateRecall(const EngineConfig& config) {
+  const RecallConfig& recall = config.recall;
+  CheckRanges(SettingGroup::kRecall, {.engine = &config});
+  if (recall.blocks == 0) return;
+  if (!config.eviction) {
+    Refuse("recall_blocks", fmt::format("{} blocks cannot be brought back where nothing is evicted;"
+                                        " use 0, or turn eviction on",
+                                        recall.blocks));
+  }
+  if (recall.limit_tokens > 0 && recall.limit_tokens < config.cache.block_size) {
+    Refuse("recall_limit_tokens",
+           fmt::format("{} is less than a block of {} tokens; use at least {}, or 0 for no limit",
+                       recall.limit_tokens, config.cache.block_size, config.cache.block_size));
+  }
+  const std::int64_t multiple = recall.kv_type ? KeyTokensMultiple(*recall.kv_type) : 1;
+  if (config.cache.block_size % multiple != 0) {
+    Refuse("recall_kv_type",
+           fmt::format("{} does not go with a block size of {}: it packs {} tokens at a time; use "
+                       "int8, or a block size that is a multiple of {}",
+                       Name(*recall.kv_type), config.cache.block_size, multiple, multiple));
+  }
+}
+
+}  // namespace
+
+void Validate(const EngineConfig& config) {
+  const CacheConfig& cache = config.cache;
+  const std::int64_t multiple = KeyTokensMultiple(cache.key_type);
+  CheckRange("block_size", cache.block_size, multiple, kLargestBlock);
+  if (cache.block_size % multiple != 0) {
+    const std::int64_t below = cache.block_size / multiple * multiple;
+    Refuse("block_size",
+           fmt::format("{} is not a multiple of {}, as {} keys are packed; use {} or {}",
+                       cache.block_size, multiple, Name(cache.key_type), below, below + multiple));
+  }
+  CheckRanges(SettingGroup::kCache, {.engine = &config});
+  CheckRange("chunk_size", config.chunk_size, cache.block_size, kLargestChunk);
+  if (config.eviction) ValidateEviction(config);
+  ValidateRecall(config);
+}
+
+void Validate(const SamplingParams& params) {
+  CheckRanges(SettingGroup::kSampling, {.sampling = &params});
+}
+
+}  // namespace carousel
