@@ -130,7 +130,7 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
   SequenceCache cache(settings, layers);
   CacheAttention attention(&cache);
   const std::vector<TokenId> tokens = Tokens(kSteps * kBlock, model->spec().vocabulary_size);
-  const std::vector<std::int64_t> rows = {0, 1, 2, 3, 4, 5, 6, 7};
+  const std::vector<std::int64_t> all_rows = {0, 1, 2, 3, 4, 5, 6, 7};
 
   std::vector<std::map<std::int64_t, Bytes>> written(layer_count);
   std::int64_t evictions = 0;
@@ -140,6 +140,8 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
     plan = &cache.Plan({.tokens = kBlock, .is_prompt = true, .prompt_left = kBlock});
     if (plan->evicted_tokens > 0) ++evictions;
     const auto now = std::span(tokens).subspan(static_cast<std::size_t>(step * kBlock), kBlock);
+    // Logits are a fifth of a step's work, and only the last step's are looked at.
+    const auto rows = std::span(all_rows).first(step + 1 == kSteps ? all_rows.size() : 0);
     const std::span<const float> given = model->Forward({now, plan->position_ids, rows}, attention);
     logits.assign(given.begin(), given.end());
     for (std::size_t layer = 0; layer < layer_count; ++layer) {
@@ -160,7 +162,8 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
 
   AttentionAfterOne after_one(cache, settings, layers, *plan, written);
   const auto last = std::span(tokens).last(kBlock);
-  const std::span<const float> again = model->Forward({last, plan->position_ids, rows}, after_one);
+  const std::span<const float> again =
+      model->Forward({last, plan->position_ids, all_rows}, after_one);
   EXPECT_EQ(std::vector<float>(again.begin(), again.end()), logits);
   const auto vocabulary = static_cast<std::size_t>(model->spec().vocabulary_size);
   double thousand = 0.0;
