@@ -46,6 +46,40 @@ function(carousel_compile_options target)
   endif()
 endfunction()
 
+# Headers that most sources of a kind include cost more than most sources' own lines, so they are compiled once. A source
+# still includes all that it uses: a preset with CMAKE_DISABLE_PRECOMPILE_HEADERS compiles without.
+set(carousel_standard_headers
+    <algorithm> <array> <cmath> <cstdint> <cstdlib> <cstring> <functional> <limits> <map> <memory> <optional> <random>
+    <span> <string> <string_view> <utility> <vector> <fmt/format.h>)
+
+# carousel_headers(name [EXECUTABLE] HEADERS ... LINK ...): what targets take by carousel_precompile(target name). They
+# must be compiled with the same options; those of EXECUTABLE are programs'.
+function(carousel_headers name)
+  cmake_parse_arguments(OF "EXECUTABLE" "" "HEADERS;LINK" ${ARGN})
+  set(source ${PROJECT_BINARY_DIR}/${name}.cc)
+  file(CONFIGURE OUTPUT ${source} CONTENT "// Only there because a target wants a source.\n")
+  add_library(${name} OBJECT ${source})
+  target_link_libraries(${name} PRIVATE fmt::fmt ${OF_LINK})
+  target_precompile_headers(${name} PRIVATE ${carousel_standard_headers} ${OF_HEADERS})
+  if(OF_EXECUTABLE)
+    # Programs are compiled as position-independent executables, which the headers must be as well.
+    set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${name} PRIVATE -fPIE)
+  endif()
+endfunction()
+
+function(carousel_precompile target headers)
+  target_precompile_headers(${target} REUSE_FROM ${headers})
+  carousel_show_headers_to_ccache(${target})
+endfunction()
+
+# ccache keeps what was compiled with precompiled headers only where it sees that they were used.
+function(carousel_show_headers_to_ccache target)
+  if(CAROUSEL_CCACHE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE -fpch-preprocess)
+  endif()
+endfunction()
+
 # carousel_room(name SOURCES ... LINK ...): the library carousel_<name> of src/<name>.
 function(carousel_room name)
   cmake_parse_arguments(ROOM "" "" "SOURCES;LINK" ${ARGN})
@@ -53,45 +87,41 @@ function(carousel_room name)
   target_include_directories(carousel_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(carousel_${name} PUBLIC carousel_public ${ROOM_LINK})
   carousel_compile_options(carousel_${name})
+  if(NOT TARGET room_headers)
+    carousel_headers(room_headers)
+    carousel_compile_options(room_headers)
+  endif()
+  carousel_precompile(carousel_${name} room_headers)
 endfunction()
 
-# The test libraries' headers cost more than most tests' own lines, so they are compiled once. Programs are compiled
-# as position-independent executables, which the headers must be as well.
-function(carousel_test_headers)
-  set(source ${PROJECT_BINARY_DIR}/test_headers.cc)
-  file(CONFIGURE OUTPUT ${source} CONTENT "// Only there because a target wants a source.\n")
-  add_library(test_headers OBJECT ${source})
-  set_target_properties(test_headers PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-  target_compile_options(test_headers PRIVATE -fPIE)
-  target_link_libraries(test_headers PRIVATE GTest::gmock rapidcheck fmt::fmt)
-  target_precompile_headers(test_headers PRIVATE
-    <gtest/gtest.h> <gmock/gmock.h> <rapidcheck/gtest.h> <fmt/format.h> <algorithm> <cmath> <cstdint> <functional> <limits>
-    <memory> <numeric> <optional> <random> <span> <string> <vector>)
-  carousel_test_options(test_headers)
-endfunction()
-
-# What is tested is optimised in its own library; the tests themselves are not worth minutes of compilation.
-function(carousel_test_options target)
+# For what is not worth minutes of compilation: tests (what they test is optimised in its own library), flags and reports.
+function(carousel_light_options target)
   carousel_compile_options(${target})
   if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
     target_compile_options(${target} PRIVATE -O1)
   endif()
 endfunction()
 
-# carousel_test(name SOURCES ... LINK ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program, one CTest
-# entry per program (rapidcheck's properties are long; a process each would double the time).
+# carousel_test(name SOURCES ... LINK ... [LABELS ...] [TIMEOUT seconds] [COST seconds]): one GoogleTest program, one CTest
+# entry per program (rapidcheck's properties are long; a process each would double the time). The costliest begin first,
+# so that no processor waits for one at the end; a cost is given to what takes more than some ten seconds.
 function(carousel_test name)
-  cmake_parse_arguments(TEST "" "TIMEOUT" "SOURCES;LINK;LABELS" ${ARGN})
+  cmake_parse_arguments(TEST "" "TIMEOUT;COST" "SOURCES;LINK;LABELS" ${ARGN})
   if(NOT TEST_TIMEOUT)
     set(TEST_TIMEOUT 300)
   endif()
   add_executable(${name} ${TEST_SOURCES})
   target_link_libraries(${name} PRIVATE ${TEST_LINK} GTest::gtest_main GTest::gmock rapidcheck)
-  carousel_test_options(${name})
+  carousel_light_options(${name})
   if(NOT TARGET test_headers)
-    carousel_test_headers()
+    carousel_headers(test_headers EXECUTABLE HEADERS <gtest/gtest.h> <gmock/gmock.h> <rapidcheck/gtest.h>
+                     <nlohmann/json.hpp> LINK GTest::gmock rapidcheck nlohmann_json::nlohmann_json)
+    carousel_light_options(test_headers)
   endif()
-  target_precompile_headers(${name} REUSE_FROM test_headers)
+  carousel_precompile(${name} test_headers)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${TEST_TIMEOUT} LABELS "${TEST_LABELS}")
+  if(TEST_COST)
+    set_tests_properties(${name} PROPERTIES COST ${TEST_COST})
+  endif()
 endfunction()

@@ -18,6 +18,7 @@
 #include "openvino/openvino_tokenizer.h"
 #include "rope/declared_rope.h"
 #include "rope/rope_probe.h"
+#include "testing/borrowed_model.h"
 
 namespace carousel {
 namespace {
@@ -33,27 +34,37 @@ const std::filesystem::path& Folder() {
 
 class GemmaModelTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    if (!std::filesystem::exists(Folder() / "config.json"))
-      GTEST_SKIP() << "./run model gemma3-270m brings the model";
+  // Loaded once: it takes seconds.
+  static void SetUpTestSuite() {
+    if (!std::filesystem::exists(Folder() / "config.json")) return;
+    model_ = LoadOpenVinoModel({.directory = Folder()}).release();
   }
-  static std::unique_ptr<Model> Load() { return LoadOpenVinoModel({.directory = Folder()}); }
+  static void TearDownTestSuite() {
+    delete model_;
+    model_ = nullptr;
+  }
+  void SetUp() override {
+    if (model_ == nullptr) GTEST_SKIP() << "./run model gemma3-270m brings the model";
+  }
   static bool IsGlobal(std::size_t layer) { return (layer + 1) % 6 == 0; }
+
+  static Model* model_;
 };
+
+Model* GemmaModelTest::model_ = nullptr;
 
 constexpr const char* kText =
     "The lighthouse stood on a narrow cape, and for most of the year nobody came there but the "
     "keeper and the mail boat.";
 
 TEST_F(GemmaModelTest, LayersAreWhatTheProbeAndTheFileSay) {
-  const auto model = Load();
-  const ModelSpec& spec = model->spec();
+  const ModelSpec& spec = model_->spec();
   EXPECT_EQ(spec.architecture, "gemma3");
   EXPECT_EQ(spec.vocabulary_size, 262144);
   EXPECT_EQ(spec.trained_window, 32768);
   ASSERT_THAT(spec.layers, SizeIs(18));
   const RopeProbeResult probe =
-      ProbeRope(*model, {.tokens = {}, .trained_window = spec.trained_window});
+      ProbeRope(*model_, {.tokens = {}, .trained_window = spec.trained_window});
   ASSERT_EQ(probe.verdict, RopeVerdict::kRotates) << probe.reason;
   EXPECT_NO_THROW(CheckDeclaredRope(spec, probe));
   for (std::size_t layer = 0; layer < spec.layers.size(); ++layer) {
@@ -76,10 +87,9 @@ TEST_F(GemmaModelTest, TextsBeginWithTheTokenThatTheModelNeeds) {
 }
 
 TEST_F(GemmaModelTest, LogitsAreThePlainModels) {
-  const auto model = Load();
-  const auto tokenizer = LoadOpenVinoTokenizer(Folder(), model->spec().vocabulary_size);
+  const auto tokenizer = LoadOpenVinoTokenizer(Folder(), model_->spec().vocabulary_size);
   testing::PlainModel plain({.directory = Folder(), .last_row_only = true});
-  testing::DenseAttention attention(model->spec());
+  testing::DenseAttention attention(model_->spec());
   std::vector<TokenId> step = tokenizer->Encode(kText, {.add_special_tokens = true});
   std::int64_t position = 0;
   for (int i = 0; i < 4; ++i) {
@@ -87,7 +97,7 @@ TEST_F(GemmaModelTest, LogitsAreThePlainModels) {
     std::iota(positions.begin(), positions.end(), position);
     const std::vector<std::int64_t> rows = {std::ssize(step) - 1};
     const std::span<const float> want = plain.Step(step);
-    const std::span<const float> got = model->Forward({step, positions, rows}, attention);
+    const std::span<const float> got = model_->Forward({step, positions, rows}, attention);
     position += std::ssize(step);
     ASSERT_EQ(got.size(), want.size());
     float largest_difference = 0.0F;
@@ -118,7 +128,7 @@ TEST_F(GemmaModelTest, QueryAndKeyRotationAgreePastTheWindow) {
                                      .max_cache_size = 128,
                                      .rotation = rotation,
                                      .positions = PositionPolicy::kCompact};
-    const auto engine = Engine::Create(Load(), config);
+    const auto engine = Engine::Create(std::make_unique<testing::BorrowedModel>(model_), config);
     engine->Submit({.prompt = tokens, .score_prompt = true});
     double sum = 0.0;
     while (engine->HasWork()) {

@@ -26,6 +26,7 @@
 #include "models/temporary_directory.h"
 #include "models/tiny_decoder.h"
 #include "openvino/openvino_model.h"
+#include "testing/random_cases.h"
 
 namespace carousel {
 namespace {
@@ -298,7 +299,7 @@ TEST_F(DamagedFilesTest, TruncatedBinIsRefused) {
 
 TEST_F(DamagedFilesTest, FlippedBitsDoNotCrash) {
   std::mt19937 random(5);
-  for (int i = 0; i < 80; ++i) {
+  for (int i = 0; i < RandomCases(80); ++i) {
     const bool is_xml = i % 2 == 0;
     std::string bytes = is_xml ? xml_ : bin_;
     bytes[random() % bytes.size()] ^= static_cast<char>(1 << (random() % 8));

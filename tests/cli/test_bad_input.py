@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What files and devices can do to the program: each gives one line, and nothing is half-written."""
+"""What files and devices can do to the program: each gives one line, and nothing is half-written. On the tiny model."""
 
 import unittest
 
-from program import BINARY, MODEL, ModelTestCase, run
+from program import BINARY, TINY_MODEL, TinyModelTestCase, run
 
 
-class BadModels(ModelTestCase):
+class BadModels(TinyModelTestCase):
     def stream(self, model):
         return run("stream", "--model", model, "--text", self.put("text", "some words"))
 
@@ -14,7 +14,7 @@ class BadModels(ModelTestCase):
         """The model's folder with files replaced, or left out; names have "__" for "."."""
         folder = self.folder / "model"
         folder.mkdir()
-        for path in MODEL.iterdir():
+        for path in TINY_MODEL.iterdir():
             name = path.name.replace(".", "__")
             if name not in replaced:
                 (folder / path.name).symlink_to(path.resolve())
@@ -23,9 +23,9 @@ class BadModels(ModelTestCase):
         return folder
 
     @staticmethod
-    def head_of(name: str, size: int) -> bytes:
-        with open(MODEL / name, "rb") as file:
-            return file.read(size)
+    def half_of(name: str) -> bytes:
+        content = (TINY_MODEL / name).read_bytes()
+        return content[:len(content) // 2]
 
     def test_no_folder(self):
         self.assert_fails(self.stream("/no/model"), 1, "--model", "/no/model")
@@ -37,16 +37,16 @@ class BadModels(ModelTestCase):
         self.assert_fails(self.stream(self.damaged(openvino_model__bin=None)), 1, "openvino_model.bin")
 
     def test_truncated_weights(self):
-        weights = self.head_of("openvino_model.bin", 1_000_000)
+        weights = self.half_of("openvino_model.bin")
         self.assert_fails(self.stream(self.damaged(openvino_model__bin=weights)), 1, "openvino_model")
 
     def test_a_truncated_graph(self):
-        graph = self.head_of("openvino_model.xml", 100_000)
+        graph = self.half_of("openvino_model.xml")
         self.assert_fails(self.stream(self.damaged(openvino_model__xml=graph)), 1, "openvino_model.xml")
 
     def test_a_graph_that_is_no_decoder(self):
-        graph = (MODEL / "openvino_detokenizer.xml").read_bytes()
-        weights = (MODEL / "openvino_detokenizer.bin").read_bytes()
+        graph = (TINY_MODEL / "openvino_detokenizer.xml").read_bytes()
+        weights = (TINY_MODEL / "openvino_detokenizer.bin").read_bytes()
         folder = self.damaged(openvino_model__xml=graph, openvino_model__bin=weights)
         self.assert_fails(self.stream(folder), 1, "--model", "openvino_model.xml")
 
@@ -70,14 +70,14 @@ class BadModels(ModelTestCase):
         self.assert_fails(run("chat", "--model", folder), 1, "it counts turns")
 
 
-class BadText(ModelTestCase):
+class BadText(TinyModelTestCase):
     def stream(self, *flags, stdin=b""):
-        return run("stream", "--model", MODEL, *flags, stdin=stdin)
+        return run("stream", "--model", TINY_MODEL, *flags, stdin=stdin)
 
     def test_empty(self):
         self.assert_fails(self.stream("--text", self.put("empty", "")), 2, "--text", "empty")
         self.assert_fails(self.stream("--text", "-"), 2, "--text", "empty")
-        self.assert_fails(run("generate", "--model", MODEL, "--prompt", ""), 2, "--prompt", "empty")
+        self.assert_fails(run("generate", "--model", TINY_MODEL, "--prompt", ""), 2, "--prompt", "empty")
 
     def test_a_single_token(self):
         result = self.stream("--text", self.put("one", "a"), "--json", self.folder / "out")
@@ -96,9 +96,9 @@ class BadText(ModelTestCase):
         self.assert_fails(program, 2, "--text", "no text in UTF-8", "convert")
 
     def test_a_prompt_that_is_no_text(self):
-        self.assert_fails(run("generate", "--model", MODEL, "--prompt-file", "-", stdin=b"caf\xe9!"), 2,
+        self.assert_fails(run("generate", "--model", TINY_MODEL, "--prompt-file", "-", stdin=b"caf\xe9!"), 2,
                           "--prompt-file", "UTF-8", "byte 3")
-        self.assert_fails(run("generate", "--model", MODEL, "--prompt-file", "-", stdin=b"ab\0cd"), 2,
+        self.assert_fails(run("generate", "--model", TINY_MODEL, "--prompt-file", "-", stdin=b"ab\0cd"), 2,
                           "--prompt-file", "NUL", "byte 2")
 
     def test_missing_files_and_folders(self):
@@ -106,7 +106,7 @@ class BadText(ModelTestCase):
         self.assert_fails(self.stream("--text", self.folder), 1, "--text", "directory")
 
 
-class BadOutput(ModelTestCase):
+class BadOutput(TinyModelTestCase):
     def test_a_json_path_that_cannot_be_written_fails_at_once(self):
         text = self.put("text", "some words")
         self.assert_fails(run("stream", "--model", "/no/model", "--text", text, "--json", "/no/folder/out"), 1,
@@ -114,30 +114,30 @@ class BadOutput(ModelTestCase):
 
     def test_a_full_disk(self):
         text = self.put("text", "Some words that are read before anything is written.")
-        result = run("stream", "--model", MODEL, "--text", text, "--json", "/dev/full")
+        result = run("stream", "--model", TINY_MODEL, "--text", text, "--json", "/dev/full")
         self.assertEqual(result.returncode, 1)
         self.assertEqual(result.stderr, b"carousel: --json: cannot write /dev/full: No space left on device\n")
 
     def test_a_failed_run_leaves_the_json_file_alone(self):
         out = self.put("out.jsonl", "what was there\n")
-        run("stream", "--model", MODEL, "--text", self.put("empty", ""), "--json", out)
+        run("stream", "--model", TINY_MODEL, "--text", self.put("empty", ""), "--json", out)
         self.assertEqual(out.read_text(), "what was there\n")
 
 
-class BadLimits(ModelTestCase):
+class BadLimits(TinyModelTestCase):
     def test_a_cache_limit_that_is_too_small(self):
         text = self.put("text", "some words")
-        self.assert_fails(run("stream", "--model", MODEL, "--text", text, "--cache-limit", "1M"), 1,
-                          "--cache-limit", "1048576")
+        self.assert_fails(run("stream", "--model", TINY_MODEL, "--text", text, "--cache-limit", "10K"), 1,
+                          "--cache-limit", "10240")
 
     def test_a_cache_beyond_the_trained_window(self):
         text = self.put("text", "some words")
-        self.assert_fails(run("stream", "--model", MODEL, "--text", text, "--max-cache-size", "16384"), 2,
+        self.assert_fails(run("stream", "--model", TINY_MODEL, "--text", text, "--max-cache-size", "16384"), 2,
                           "--max-cache-size: 16384", "8192")
 
     def test_a_token_outside_the_vocabulary(self):
-        ids = self.put("ids.json", "[1, 49152]")
-        self.assert_fails(run("generate", "--model", MODEL, "--token-ids", ids), 2, "--token-ids", "49152")
+        ids = self.put("ids.json", "[1, 261]")
+        self.assert_fails(run("generate", "--model", TINY_MODEL, "--token-ids", ids), 2, "--token-ids", "261")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 import json
 import unittest
 
-from program import MODEL, ModelTestCase, ProgramTestCase, run
+from program import TINY_MODEL, ProgramTestCase, TinyModelTestCase, run
 
 ATTENTION_KEYS = {"type", "engine", "phase", "context", "queries", "kv_type", "shifts", "threads", "layers",
                   "bytes_per_layer", "seconds", "seconds_least", "seconds_most", "gb_per_s", "memory_gb_per_s",
@@ -112,10 +112,10 @@ class Attention(ProgramTestCase):
         self.assertIn("Examples:\n  carousel bench model", run("bench", "model", "--help").stdout.decode())
 
 
-class WholeModel(ModelTestCase):
+class WholeModel(TinyModelTestCase):
     def test_caches_in_turn(self):
         out = self.folder / "out.jsonl"
-        result = run("bench", "model", "--model", MODEL, "--contexts", "300", "--decode-tokens", "2", "--rounds", "1",
+        result = run("bench", "model", "--model", TINY_MODEL, "--contexts", "300", "--decode-tokens", "2", "--rounds", "1",
                      "--max-cache-size", "off,256", "--recent-size", "64", "--chunk", "64", "--json", out)
         self.assertEqual((result.returncode, result.stderr), (0, b""))
         whole, evicted = self.read_lines(out)

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""carousel chat on the real model: from a script, and at a terminal."""
+"""carousel chat: from a script, and at a terminal."""
 
 import json
 import os
 import re
 import unittest
 
-from program import MODEL, ModelTestCase, run
+from program import MODEL, TINY_MODEL, ModelTestCase, TinyModelTestCase, run
 from terminal import Terminal
 
 FLAGS = ("chat", "--model", MODEL, "--temperature", "0")
+TINY_FLAGS = ("chat", "--model", TINY_MODEL, "--temperature", "0", "--max-new-tokens", "4")
 REMEMBERED = r"remembered [\d,]+ of [\d,]+ tokens, [\d,]+ forgotten; \d+ tok/s"
 
 
@@ -36,17 +37,19 @@ class Script(ModelTestCase):
         self.assertIn("## assistant\n\n" + messages[4]["content"], text.read_text())
         self.assertEqual(sorted(os.listdir(self.folder)), ["chat.json", "chat.txt"])
 
+
+class Lines(TinyModelTestCase):
     def test_a_script_with_the_line_ends_of_other_systems(self):
         saved = self.folder / "chat.json"
         script = f"Hello.\r\n/reset\r\nWhat is two\\\r\nplus two?\r\n/save {saved}\r\n/exit\r\nnever said\r\n"
-        result = run(*FLAGS, "--max-new-tokens", "4", stdin=script.encode())
+        result = run(*TINY_FLAGS, stdin=script.encode())
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertNotIn("no such command", result.stderr.decode())
         contents = [message["content"] for message in json.loads(saved.read_text()) if message["role"] == "user"]
         self.assertEqual(contents, ["What is two\nplus two?"])
 
     def test_a_bad_line_does_not_end_the_chat(self):
-        result = run(*FLAGS, "--max-new-tokens", "4", stdin=b"caf\xe9\n//slash\n")
+        result = run(*TINY_FLAGS, stdin=b"caf\xe9\n//slash\n")
         self.assertEqual(result.returncode, 0, result.stderr)
         notes = result.stderr.decode()
         self.assertIn("UTF-8", notes)

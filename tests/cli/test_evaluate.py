@@ -30,9 +30,9 @@ class Evaluate(ModelTestCase):
         return [values[begin:begin + vocabulary] for begin in range(0, len(values), vocabulary)]
 
     def test_distributions_move_when_tokens_are_evicted(self):
-        task = {"id": 1, "raw": True, "turns": [{"prompt": prose(6000), "score": prose(6050)[6000:]}]}
+        task = {"id": 1, "raw": True, "turns": [{"prompt": prose(2500), "score": prose(2550)[2500:]}]}
         rows = {}
-        for name, flags in {"whole": ("--no-eviction",), "again": ("--max-cache-size", "2048"),
+        for name, flags in {"whole": ("--no-eviction",), "again": ("--max-cache-size", "1024"),
                             "small": ("--max-cache-size", "256", "--prompt-eviction", "at_end",
                                       "--recall-blocks", "0")}.items():
             turn, summary = self.evaluate([task], *flags, "--logits", self.folder / name)

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks that fill up: what is remembered is a help, and a conversation goes on without; files stay whole."""
+"""Disks that fill up: what is remembered is a help, and a conversation goes on without; files stay whole.
+
+On the tiny model, whose past fills a small disk.
+"""
 
 import json
 import resource
 import subprocess
 import unittest
 
-from program import MODEL, PATIENCE_SECONDS, ModelTestCase, command, environment, prose
+from program import PATIENCE_SECONDS, TINY_MODEL, TinyModelTestCase, command, environment, prose
 
-SMALL_BYTES = 3 << 20
-VOCABULARY = 49152
+SMALL_BYTES = 64 << 10
+VOCABULARY = 261
 
 
-class FullDisk(ModelTestCase):
+class FullDisk(TinyModelTestCase):
     def small_disk(self):
-        """A folder on a file system of 3 MB where one may be mounted, and what that says when it is full; else any
+        """A folder on a file system of 64 KB where one may be mounted, and what that says when it is full; else any
         folder, and a limit on the size of files."""
         folder = self.folder / "disk"
         folder.mkdir()
@@ -40,9 +43,9 @@ class FullDisk(ModelTestCase):
     def test_a_chat_goes_on(self):
         disk, limit, reason = self.small_disk()
         words = prose(40_000).split()
-        messages = [" ".join(words[i * 150:(i + 1) * 150]) for i in range(8)]  # of 250 tokens
+        messages = [" ".join(words[i * 40:(i + 1) * 40]) for i in range(8)]  # of some 250 tokens
         saved = self.folder / "saved.json"
-        result = self.run_limited(limit, "chat", "--model", MODEL, "--temperature", "0", "--max-new-tokens", "4",
+        result = self.run_limited(limit, "chat", "--model", TINY_MODEL, "--temperature", "0", "--max-new-tokens", "4",
                                   "--recall-store", disk / "past.bin", "--max-cache-size", "224", "--chunk", "64",
                                   stdin="\n".join([*messages, f"/save {saved}", ""]).encode())
         notes = result.stderr.decode()
@@ -56,7 +59,7 @@ class FullDisk(ModelTestCase):
     def test_a_stream_goes_on_and_says_so_once(self):
         disk, limit, reason = self.small_disk()
         out = self.folder / "out.jsonl"
-        result = self.run_limited(limit, "stream", "--model", MODEL, "--text", self.put("text", prose(20_000)),
+        result = self.run_limited(limit, "stream", "--model", TINY_MODEL, "--text", self.put("text", prose(20_000)),
                                   "--max-tokens", "1000", "--segment", "250", "--recall-store", disk / "past.bin",
                                   "--max-cache-size", "224", "--recent-size", "64", "--chunk", "64", "--json", out)
         notes = result.stderr.decode()
@@ -75,7 +78,7 @@ class FullDisk(ModelTestCase):
 
     def test_a_limit_on_files_leaves_whole_lines(self):
         out = self.folder / "out.jsonl"
-        result = self.run_limited(1000, "stream", "--model", MODEL, "--text", self.put("text", prose(2000)),
+        result = self.run_limited(1000, "stream", "--model", TINY_MODEL, "--text", self.put("text", prose(2000)),
                                   "--segment", "32", "--json", out)
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertEqual(result.stderr.decode(), f"carousel: --json: cannot write {out}: File too large\n")
@@ -84,7 +87,7 @@ class FullDisk(ModelTestCase):
     def test_a_limit_on_files_leaves_whole_rows(self):
         rows = self.folder / "rows"
         tasks = self.put("tasks", json.dumps({"id": 1, "raw": True, "turns": [{"prompt": [1, 2], "score": [3, 4, 5]}]}))
-        result = self.run_limited(2 * 4 * VOCABULARY + 1000, "evaluate", "--model", MODEL, "--tasks", tasks,
+        result = self.run_limited(2 * 4 * VOCABULARY + 100, "evaluate", "--model", TINY_MODEL, "--tasks", tasks,
                                   "--logits", rows)
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertIn("--logits: cannot write", result.stderr.decode())

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import unittest
 
-from program import MODEL, PATIENCE_SECONDS, ModelTestCase, command, environment, prose, run, wait_for
+from program import (MODEL, PATIENCE_SECONDS, TINY_MODEL, ModelTestCase, TinyModelTestCase, command, environment, prose, run,
+                     wait_for)
 
 SMALL_CACHE = ("--start-size", "32", "--recent-size", "256", "--max-cache-size", "512")
 CHUNK = 256
@@ -21,16 +22,11 @@ SUMMARY_KEYS = {"type", "tokens", "nll", "ppl", "tokens_per_s", "max_resident_to
 
 
 class LongText(ModelTestCase):
-    """A text six times as long as the cache, once from a file; the other tests look at that run."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.text = prose(40_000)
+    """A text six times as long as the cache."""
 
     def test_evicts_within_its_limits(self):
         out = self.folder / "out.jsonl"
-        result = run("stream", "--model", MODEL, "--text", self.put("text", self.text), "--max-tokens", "3000",
+        result = run("stream", "--model", MODEL, "--text", self.put("text", prose(40_000)), "--max-tokens", "3000",
                      "--json", out, *SMALL_CACHE)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(result.stderr, b"")  # no progress line where there is no terminal
@@ -62,10 +58,13 @@ class LongText(ModelTestCase):
             self.assertIn(word, table)
         self.assertNotIn("\x1b", table)
 
+
+class Pipe(TinyModelTestCase):
     def test_standard_input_is_read_like_a_file(self):
-        flags = ("stream", "--model", MODEL, "--max-tokens", "600", "--segment", "300", "--json", "-")
-        from_file = run(*flags, "--text", self.put("text", self.text))
-        from_pipe = run(*flags, "--text", "-", stdin=self.text.encode())
+        text = prose(4000)
+        flags = ("stream", "--model", TINY_MODEL, "--max-tokens", "600", "--segment", "300", "--json", "-")
+        from_file = run(*flags, "--text", self.put("text", text))
+        from_pipe = run(*flags, "--text", "-", stdin=text.encode())
         self.assertEqual((from_file.returncode, from_pipe.returncode), (0, 0), from_pipe.stderr)
         figures = [[json.loads(line)["nll"] for line in result.stdout.splitlines()]
                    for result in (from_file, from_pipe)]
@@ -74,10 +73,10 @@ class LongText(ModelTestCase):
             self.assertAlmostEqual(left, right, places=4)
 
 
-class EndlessInput(ModelTestCase):
+class EndlessInput(TinyModelTestCase):
     def start(self, out, stderr=subprocess.PIPE):
         return subprocess.Popen(
-            command("stream", "--model", MODEL, "--text", "-", "--segment", "64", "--chunk", "64", "--json", out),
+            command("stream", "--model", TINY_MODEL, "--text", "-", "--segment", "64", "--chunk", "64", "--json", out),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment())
 
     def test_ctrl_c_while_waiting_gives_the_summary(self):

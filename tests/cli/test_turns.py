@@ -6,7 +6,7 @@ import os
 import time
 import unittest
 
-from program import MODEL, ModelTestCase, run
+from program import MODEL, TINY_MODEL, ModelTestCase, run
 from terminal import Terminal
 
 QUESTIONS = ("Name one colour.", "Name one animal.", "What is two plus two?")
@@ -49,7 +49,7 @@ class Endings(ModelTestCase):
         summary = json.loads(run("generate", "--model", MODEL, "--prompt", QUESTIONS[0], "--ignore-eos", "--stop",
                                  "<|im_end|>", "--max-new-tokens", "60", "--json", "-").stdout)
         self.assertEqual((summary["finish_reason"], summary["stop_string"]), ("stop", "<|im_end|>"))
-        self.assert_fails(run("generate", "--model", MODEL, "--prompt", "hi", "--stop", "so<|im_end|>"), 2, "--stop",
+        self.assert_fails(run("generate", "--model", TINY_MODEL, "--prompt", "hi", "--stop", "so<|im_end|>"), 2, "--stop",
                           "<|im_end|>")
 
 

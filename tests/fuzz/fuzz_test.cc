@@ -6,11 +6,12 @@
 #include <random>
 
 #include "fuzz/fuzz_target.h"
+#include "testing/random_cases.h"
 
 namespace carousel {
 namespace {
 
-constexpr int kInputs = 1500;
+constexpr int kInputs = OddInputs(1500);
 
 void RunTarget(const std::string& input) {
   LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(input.data()), input.size());

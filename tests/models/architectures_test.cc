@@ -7,12 +7,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <ostream>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "carousel/error.h"
@@ -23,6 +25,7 @@
 #include "openvino/openvino_model.h"
 #include "rope/declared_rope.h"
 #include "rope/rope_probe.h"
+#include "testing/borrowed_model.h"
 
 namespace carousel {
 namespace {
@@ -46,9 +49,15 @@ class ArchitectureTest : public ::testing::TestWithParam<Expected> {
   static std::filesystem::path Folder() {
     return std::filesystem::path(CAROUSEL_TINY_MODELS) / GetParam().architecture;
   }
-  static std::unique_ptr<Model> Load() {
-    return LoadOpenVinoModel({.directory = Folder(), .threads = 1});
+  // Loading is most of the work, so an architecture's tests share its model, and the engine's judge
+  // has a second one.
+  enum class Use { kTested, kJudge };
+  static Model* Loaded(Use use = Use::kTested) {
+    std::unique_ptr<Model>& model = models_[{GetParam().architecture, use}];
+    if (!model) model = LoadOpenVinoModel({.directory = Folder(), .threads = 1});
+    return model.get();
   }
+  static void TearDownTestSuite() { models_.clear(); }
   static RopeProbeResult Probe(Model& model) {
     return ProbeRope(model, {.tokens = {}, .trained_window = model.spec().trained_window});
   }
@@ -58,11 +67,17 @@ class ArchitectureTest : public ::testing::TestWithParam<Expected> {
     for (std::int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<TokenId>(random() % 261));
     return tokens;
   }
+
+ private:
+  static std::map<std::pair<std::string, Use>, std::unique_ptr<Model>> models_;
 };
+
+std::map<std::pair<std::string, ArchitectureTest::Use>, std::unique_ptr<Model>>
+    ArchitectureTest::models_;
 
 TEST_P(ArchitectureTest, TheGraphSaysWhatTheFileSaid) {
   const Expected& want = GetParam();
-  const auto model = Load();
+  const Model* model = Loaded();
   const ModelSpec& spec = model->spec();
   EXPECT_EQ(spec.architecture, want.architecture);
   ASSERT_EQ(spec.layers.size(), want.windows.size());
@@ -74,7 +89,7 @@ TEST_P(ArchitectureTest, TheGraphSaysWhatTheFileSaid) {
 }
 
 TEST_P(ArchitectureTest, EqualsThePlainModel) {
-  const auto model = Load();
+  Model* model = Loaded();
   testing::PlainModel plain({.directory = Folder(), .threads = 1});
   testing::DenseAttention attention(model->spec());
   const auto tokens = Tokens(40);
@@ -95,7 +110,7 @@ TEST_P(ArchitectureTest, EqualsThePlainModel) {
 }
 
 TEST_P(ArchitectureTest, TheProbeFindsWhatTheFileDeclares) {
-  const auto model = Load();
+  Model* model = Loaded();
   const RopeProbeResult probe = Probe(*model);
   ASSERT_EQ(probe.verdict, RopeVerdict::kRotates) << probe.reason;
   ASSERT_EQ(model->spec().declared_rope.size(), probe.layers.size());
@@ -108,7 +123,7 @@ TEST_P(ArchitectureTest, TheProbeFindsWhatTheFileDeclares) {
 }
 
 TEST_P(ArchitectureTest, AnEvictedStreamEqualsDenseAttentionOverWhatIsLeft) {
-  const auto naive_model = Load();
+  Model* naive_model = Loaded(Use::kJudge);
   const RopeSpec rope = Probe(*naive_model).spec();
   const auto tokens = Tokens(400);  // past the trained window of each
   for (const Rotation rotation : {Rotation::kQuery, Rotation::kKeys}) {
@@ -117,8 +132,8 @@ TEST_P(ArchitectureTest, AnEvictedStreamEqualsDenseAttentionOverWhatIsLeft) {
     config.chunk_size = 24;
     config.eviction = EvictionConfig{
         .start_size = 8, .recent_size = 16, .max_cache_size = 48, .rotation = rotation};
-    const auto engine = Engine::Create(Load(), config);
-    testing::ExpectSameLikelihoods(*engine, {.model = naive_model.get(),
+    const auto engine = Engine::Create(std::make_unique<testing::BorrowedModel>(Loaded()), config);
+    testing::ExpectSameLikelihoods(*engine, {.model = naive_model,
                                              .rope = &rope,
                                              .config = &config,
                                              .tokens = tokens,
