@@ -271,12 +271,9 @@ bool GathersOwnMass(const TaskPlan& plan) {
   return plan.counted_rows > 0 && plan.work.groups == plan.work.splits;
 }
 
-// Cuts every task into work items; each gets as many as its share of all the work asks for.
+// Cuts every task into work items, each by itself.
 void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* items,
                std::vector<TaskPlan>* plans) {
-  std::int64_t all_work = 0;
-  for (const AttentionTask& task : tasks) all_work += WorkOf(task.input);
-  const std::int64_t width = ParallelWidth();
   items->clear();
   plans->clear();
   TaskPlan next;
@@ -287,7 +284,7 @@ void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* item
     CAROUSEL_CHECK_LE(input.first_kv_head + input.kv_heads, input.layer->kv_heads);
     CAROUSEL_CHECK_EQ(std::ssize(task.output.token_mass),
                       input.counted_queries > 0 ? std::ssize(input.blocks) * input.block_size : 0);
-    next.work = PlanWork(input, WantedGroups(WorkOf(input), all_work, width), items);
+    next.work = PlanWork(input, items);
     next.counted_rows = input.counted_queries * GroupOf(*input.layer);
     next.columns = static_cast<std::int64_t>(input.blocks.size()) * input.block_size;
     plans->push_back(next);
@@ -306,9 +303,10 @@ void PlanTasks(std::span<const AttentionTask> tasks, std::vector<WorkItem>* item
 // Which task the i-th of what `first` counts belongs to.
 std::size_t TaskOf(const std::vector<TaskPlan>& plans, std::int64_t TaskPlan::*first,
                    std::int64_t i) {
-  std::size_t task = 0;
-  while (plans[task + 1].*first <= i) ++task;
-  return task;
+  const auto after = std::upper_bound(
+      plans.begin(), plans.end(), i,
+      [first](std::int64_t value, const TaskPlan& plan) { return value < plan.*first; });
+  return static_cast<std::size_t>(after - plans.begin()) - 1;
 }
 
 // Runs a group of a task's work items; their parts go to the scratch memory.

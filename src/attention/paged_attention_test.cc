@@ -14,6 +14,7 @@
 #include <random>
 
 #include "attention/reference.h"
+#include "base/parallel.h"
 #include "cache/block_codec.h"
 #include "cache/block_pools.h"
 #include "cache/block_table.h"
@@ -23,6 +24,24 @@
 
 namespace carousel {
 namespace {
+
+// A task with memory of its own.
+struct OwnTask {
+  AttentionInput input;
+  std::vector<AttentionBlock> blocks;
+  std::vector<float> q;
+  std::vector<float> out;
+  std::vector<float> mass;
+
+  // Forgets what came out of a run, so that it is seen whether the next writes all of it.
+  AttentionTask Anew() {
+    std::fill(out.begin(), out.end(), std::numeric_limits<float>::quiet_NaN());
+    std::fill(mass.begin(), mass.end(), std::numeric_limits<float>::quiet_NaN());
+    input.blocks = blocks;
+    input.q = q.data();
+    return {input, {.out = out.data(), .token_mass = mass}};
+  }
+};
 
 struct Case {
   AttentionLayerSpec layer;
@@ -62,29 +81,40 @@ class RandomSequence {
     const ReferenceOutput expected =
         ReferenceAttention(case_.layer, case_.rope, Survivors(), reference_queries);
 
-    std::vector<AttentionBlock> blocks = Blocks();
     const auto filled = static_cast<std::size_t>(tables_.table(0).resident_tokens());
-    std::vector<float> out(
-        static_cast<std::size_t>(case_.queries * case_.layer.query_heads * case_.layer.value_dim),
-        std::numeric_limits<float>::quiet_NaN());
-    std::vector<float> mass(
-        case_.counted == 0 ? 0 : blocks.size() * static_cast<std::size_t>(case_.shape.block_size));
+    OwnTask task = TaskOf(std::move(q));
     PagedAttention attention;
-    attention.Run({{.layer = &case_.layer,
-                    .kv_heads = case_.layer.kv_heads,
-                    .block_size = case_.shape.block_size,
-                    .rotation = rotation_.get(),
-                    .blocks = blocks,
-                    .queries = case_.queries,
-                    .first_query_attention = tables_.NextAttentionPosition(0) + -case_.queries,
-                    .first_query_logical = tables_.logical_length() + -case_.queries,
-                    .q = q.data(),
-                    .counted_queries = case_.counted},
-                   {.out = out.data(), .token_mass = mass}});
-    ExpectClose(expected, out, mass, filled);
+    attention.Run(task.Anew());
+    ExpectClose(expected, task.out, task.mass, filled);
+  }
+
+  OwnTask RandomTask() {
+    return TaskOf(Normal(case_.queries * case_.layer.query_heads * case_.layer.key_dim));
   }
 
  private:
+  OwnTask TaskOf(std::vector<float> q) {
+    OwnTask task{.input = {.layer = &case_.layer,
+                           .kv_heads = case_.layer.kv_heads,
+                           .block_size = case_.shape.block_size,
+                           .rotation = rotation_.get(),
+                           .blocks = {},
+                           .queries = case_.queries,
+                           .first_query_attention =
+                               tables_.NextAttentionPosition(0) + -case_.queries,
+                           .first_query_logical = tables_.logical_length() + -case_.queries,
+                           .counted_queries = case_.counted},
+                 .blocks = Blocks(),
+                 .q = std::move(q),
+                 .out = {},
+                 .mass = {}};
+    task.out.resize(
+        static_cast<std::size_t>(case_.queries * case_.layer.query_heads * case_.layer.value_dim));
+    if (case_.counted > 0)
+      task.mass.resize(task.blocks.size() * static_cast<std::size_t>(case_.shape.block_size));
+    return task;
+  }
+
   std::int64_t Below(std::int64_t limit) {
     return static_cast<std::int64_t>(generator_() % static_cast<std::uint64_t>(limit));
   }
@@ -620,6 +650,47 @@ TEST(PagedAttention, LongContexts) {
     sequence.Grow();
     sequence.Check();
   }
+}
+
+// A task alone and among others, on one thread and on several, gives the same bits: what is added in
+// which order hangs on the task's own columns.
+TEST(PagedAttention, ATaskGivesTheSameBitsWhoeverRunsBesideItOnEveryTarget) {
+  for (const auto target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    std::mt19937_64 generator(7);
+    for (int batch = 0; batch < RandomCases(1000); ++batch) {
+      SCOPED_TRACE(batch);
+      SetThreadCount(1 + static_cast<std::int64_t>(generator() % 3));
+      std::vector<std::unique_ptr<RandomSequence>> sequences;
+      std::vector<OwnTask> tasks;
+      std::vector<OwnTask> alone;
+      for (std::size_t i = 0; i < 2 + generator() % 4; ++i) {
+        Case c = RandomCase(&generator);
+        constexpr KvType kTypes[] = {KvType::kF32, KvType::kF16, KvType::kInt8};
+        if (c.rules.rotation != Rotation::kKeys)
+          c.shape.key_type = c.shape.value_type = kTypes[generator() % 3];
+        if (generator() % 4 == 0) c.steps = 30;  // long enough to be split
+        sequences.push_back(std::make_unique<RandomSequence>(c, generator()));
+        sequences.back()->Grow();
+        tasks.push_back(sequences.back()->RandomTask());
+        alone.push_back(tasks.back());
+        PagedAttention attention;
+        attention.Run(alone.back().Anew());
+      }
+      SetThreadCount(1 + static_cast<std::int64_t>(generator() % 3));
+      std::vector<AttentionTask> running;
+      for (OwnTask& task : tasks) running.push_back(task.Anew());
+      PagedAttention attention;
+      attention.Run(running);
+      for (std::size_t i = 0; i < tasks.size(); ++i) {
+        ASSERT_EQ(tasks[i].out, alone[i].out) << i;
+        ASSERT_EQ(tasks[i].mass, alone[i].mass) << i;
+      }
+    }
+  }
+  SetThreadCount(0);
+  hwy::SetSupportedTargetsForTest(0);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 #include "attention/work.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace carousel {
@@ -17,6 +16,23 @@ constexpr std::int64_t kMostTileRows = 96;
 constexpr std::int64_t kFewRows = 64;
 // Below this many blocks a split costs more than it gives.
 constexpr std::int64_t kFewestSplitBlocks = 4;
+// Of numbers that a group of few rows reads: contexts of up to so many times kEvenSplits are cut into
+// pieces of this size, longer ones grow by one piece for each kLongSplitNumbers more.
+constexpr std::int64_t kSplitNumbers = 48 * 1024;
+constexpr std::int64_t kEvenSplits = 4;
+constexpr std::int64_t kLongSplitNumbers = 512 * 1024;
+// With many rows, so many groups at least, where the context allows.
+constexpr std::int64_t kFewestGroups = 4;
+
+std::int64_t DivideUp(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
+
+// Splits of a tile's context that let several threads share it.
+std::int64_t SplitsToShare(const AttentionInput& input, bool few_rows, std::int64_t parallel) {
+  if (!few_rows) return DivideUp(kFewestGroups, parallel);
+  const std::int64_t numbers = std::ssize(input.blocks) * input.block_size * input.kv_heads *
+                               (input.layer->key_dim + input.layer->value_dim);
+  return std::min(DivideUp(numbers, kSplitNumbers), kEvenSplits) + numbers / kLongSplitNumbers;
+}
 
 }  // namespace
 
@@ -46,22 +62,7 @@ bool NeedsMask(const AttentionInput& input, const WorkItem& item, const Attentio
          SlotsVisibleTo(layer, block, last).begin > 0;
 }
 
-std::int64_t WorkOf(const AttentionInput& input) {
-  const std::int64_t group = GroupOf(*input.layer);
-  const std::int64_t rows = input.queries * group * input.kv_heads;
-  return rows * static_cast<std::int64_t>(input.blocks.size()) * input.block_size *
-         (input.layer->key_dim + input.layer->value_dim);
-}
-
-std::int64_t WantedGroups(std::int64_t work, std::int64_t all_work, std::int64_t width) {
-  const std::int64_t wanted = width > 1 ? 2 * width : 1;
-  const double share = static_cast<double>(work) / static_cast<double>(all_work);
-  return std::max<std::int64_t>(
-      1, static_cast<std::int64_t>(std::ceil(share * static_cast<double>(wanted))));
-}
-
-WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
-                  std::vector<WorkItem>* items) {
+WorkPlan PlanWork(const AttentionInput& input, std::vector<WorkItem>* items) {
   const std::int64_t group = GroupOf(*input.layer);
   const auto blocks = static_cast<std::int64_t>(input.blocks.size());
   const std::int64_t columns = blocks * input.block_size;
@@ -77,9 +78,9 @@ WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
   const std::int64_t useful = std::max<std::int64_t>(1, blocks / kFewestSplitBlocks);
   const std::int64_t score_bytes =
       plan.group_heads * plan.tile_rows * columns * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t fitting = (score_bytes + kTileScoreBytes - 1) / kTileScoreBytes;
+  const std::int64_t fitting = DivideUp(score_bytes, kTileScoreBytes);
   plan.splits = std::clamp<std::int64_t>(
-      std::max((wanted_groups + parallel - 1) / parallel, fitting), 1, useful);
+      std::max(SplitsToShare(input, few_rows, parallel), fitting), 1, useful);
   plan.groups = parallel * plan.splits;
   for (std::int64_t head = 0; head < kv_heads; ++head) {
     for (std::int64_t tile = tiles - 1; tile >= 0; --tile) {  // the longest rows first

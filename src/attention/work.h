@@ -96,20 +96,14 @@ VisibleSlots SlotsVisibleTo(const AttentionLayerSpec& layer, const AttentionBloc
 // Whether any row of the item sees less than all of the block, or scores are adjusted.
 bool NeedsMask(const AttentionInput& input, const WorkItem& item, const AttentionBlock& block);
 
-// Appends tiles of rows times splits of the context to `items`, so many that at least
-// `wanted_groups` can run side by side where the context allows. With few rows, as in decode, all
-// KV heads of a block are read together, because that is how they lie in memory and memory is what
+// Appends tiles of rows times splits of the context to `items`. With few rows, as in decode, all KV
+// heads of a block are read together, because that is how they lie in memory and memory is what
 // decode waits for; with many, a head's tile stays in the cache.
-WorkPlan PlanWork(const AttentionInput& input, std::int64_t wanted_groups,
-                  std::vector<WorkItem>* items);
-
-// How many groups a task is to be cut into when tasks of `all_work` together share `width` threads:
-// by its share of the work, twice as many as there are threads over all, so that uneven ones even
-// out and a long context does not wait at the end for one thread. At least 1.
-std::int64_t WantedGroups(std::int64_t work, std::int64_t all_work, std::int64_t width);
-
-// How many multiply-adds a task takes, about: what its share of the threads is measured by.
-std::int64_t WorkOf(const AttentionInput& input);
+//
+// The order in which a row's parts are added hangs on where its context is split. So that hangs on
+// the task alone: neither what runs beside it nor the number of threads changes a bit of what it
+// gives (docs/decisions/0021-splits.md).
+WorkPlan PlanWork(const AttentionInput& input, std::vector<WorkItem>* items);
 
 // Copies the item's rows that belong to counted queries to where the mass is gathered from; the
 // split's blocks in the tile's future become 0. `weights` are [rows, stride].

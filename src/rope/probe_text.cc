@@ -95,8 +95,8 @@ std::string ProbeText(const RopeProbeResult& probe) {
                         layer.rope.rotated_dims, Exact(layer.rope.attention_factor),
                         Exact(layer.fitted_theta), Exact(layer.largest_deviation),
                         Exact(layer.largest_residual));
-    for (const double frequency : layer.rope.frequencies) text += " " + Exact(frequency);
-    text += "\n" + OneLine(layer.reason) + "\n";
+    for (const double frequency : layer.rope.frequencies) text += fmt::format(" {:a}", frequency);
+    text += fmt::format("\n{}\n", OneLine(layer.reason));
   }
   return text;
 }
