@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <span>
 
 #include "attention/reference.h"
 #include "base/parallel.h"
@@ -32,14 +33,32 @@ struct OwnTask {
   std::vector<float> q;
   std::vector<float> out;
   std::vector<float> mass;
+  std::size_t misaligned = 0;  // numbers before the first of q, out and mass
+
+  // Moves all three away from where vectors of numbers begin.
+  void Misalign(std::size_t numbers) {
+    misaligned += numbers;
+    for (std::vector<float>* list : {&q, &out}) list->insert(list->begin(), numbers, 0.0F);
+    if (!mass.empty()) mass.insert(mass.begin(), numbers, 0.0F);
+  }
+  std::vector<float> Out() const {
+    return {out.begin() + static_cast<std::ptrdiff_t>(misaligned), out.end()};
+  }
+  std::vector<float> Mass() const {
+    if (mass.empty()) return {};
+    return {mass.begin() + static_cast<std::ptrdiff_t>(misaligned), mass.end()};
+  }
 
   // Forgets what came out of a run, so that it is seen whether the next writes all of it.
   AttentionTask Anew() {
     std::fill(out.begin(), out.end(), std::numeric_limits<float>::quiet_NaN());
     std::fill(mass.begin(), mass.end(), std::numeric_limits<float>::quiet_NaN());
     input.blocks = blocks;
-    input.q = q.data();
-    return {input, {.out = out.data(), .token_mass = mass}};
+    input.q = q.data() + misaligned;
+    const std::span<float> all = mass;
+    return {input,
+            {.out = out.data() + misaligned,
+             .token_mass = mass.empty() ? all : all.subspan(misaligned)}};
   }
 };
 
@@ -94,20 +113,20 @@ class RandomSequence {
 
  private:
   OwnTask TaskOf(std::vector<float> q) {
-    OwnTask task{.input = {.layer = &case_.layer,
-                           .kv_heads = case_.layer.kv_heads,
-                           .block_size = case_.shape.block_size,
-                           .rotation = rotation_.get(),
-                           .blocks = {},
-                           .queries = case_.queries,
-                           .first_query_attention =
-                               tables_.NextAttentionPosition(0) + -case_.queries,
-                           .first_query_logical = tables_.logical_length() + -case_.queries,
-                           .counted_queries = case_.counted},
-                 .blocks = Blocks(),
-                 .q = std::move(q),
-                 .out = {},
-                 .mass = {}};
+    OwnTask task{
+        .input = {.layer = &case_.layer,
+                  .kv_heads = case_.layer.kv_heads,
+                  .block_size = case_.shape.block_size,
+                  .rotation = rotation_.get(),
+                  .blocks = {},
+                  .queries = case_.queries,
+                  .first_query_attention = tables_.NextAttentionPosition(0) + -case_.queries,
+                  .first_query_logical = tables_.logical_length() + -case_.queries,
+                  .counted_queries = case_.counted},
+        .blocks = Blocks(),
+        .q = std::move(q),
+        .out = {},
+        .mass = {}};
     task.out.resize(
         static_cast<std::size_t>(case_.queries * case_.layer.query_heads * case_.layer.value_dim));
     if (case_.counted > 0)
@@ -652,8 +671,8 @@ TEST(PagedAttention, LongContexts) {
   }
 }
 
-// A task alone and among others, on one thread and on several, gives the same bits: what is added in
-// which order hangs on the task's own columns.
+// A task alone and among others, on one thread and on several, and wherever its numbers lie, gives
+// the same bits: what is added in which order hangs on the task's own columns.
 TEST(PagedAttention, ATaskGivesTheSameBitsWhoeverRunsBesideItOnEveryTarget) {
   for (const auto target : hwy::SupportedAndGeneratedTargets()) {
     SCOPED_TRACE(hwy::TargetName(target));
@@ -680,12 +699,15 @@ TEST(PagedAttention, ATaskGivesTheSameBitsWhoeverRunsBesideItOnEveryTarget) {
       }
       SetThreadCount(1 + static_cast<std::int64_t>(generator() % 3));
       std::vector<AttentionTask> running;
-      for (OwnTask& task : tasks) running.push_back(task.Anew());
+      for (OwnTask& task : tasks) {
+        task.Misalign(generator() % 4);
+        running.push_back(task.Anew());
+      }
       PagedAttention attention;
       attention.Run(running);
       for (std::size_t i = 0; i < tasks.size(); ++i) {
-        ASSERT_EQ(tasks[i].out, alone[i].out) << i;
-        ASSERT_EQ(tasks[i].mass, alone[i].mass) << i;
+        ASSERT_EQ(tasks[i].Out(), alone[i].Out()) << i;
+        ASSERT_EQ(tasks[i].Mass(), alone[i].Mass()) << i;
       }
     }
   }

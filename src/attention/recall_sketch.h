@@ -9,9 +9,9 @@
 // channel is positive and where it is negative. With the largest and the smallest key there, the
 // sum over channels would be Quest's upper bound (Tang et al. 2024) on what any key of the block
 // scores, and with the mean twice, the mean score. The numbers lie between: kBound of the way from
-// the mean to the bound, which chooses better than either (docs/decisions/0007-recall.md). A block's
-// estimate is the exponential of that, as a share of the sum over the lane's blocks, for each query
-// head by itself. The few best are then judged by their keys, beside what is resident.
+// the mean to the bound, which chooses better than either (docs/decisions/0007-recall.md). A
+// block's estimate is the exponential of that, as a share of the sum over the lane's blocks, for
+// each query head by itself. The few best are then judged by their keys, beside what is resident.
 #pragma once
 
 #include <cstdint>

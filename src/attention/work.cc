@@ -16,8 +16,8 @@ constexpr std::int64_t kMostTileRows = 96;
 constexpr std::int64_t kFewRows = 64;
 // Below this many blocks a split costs more than it gives.
 constexpr std::int64_t kFewestSplitBlocks = 4;
-// Of numbers that a group of few rows reads: contexts of up to so many times kEvenSplits are cut into
-// pieces of this size, longer ones grow by one piece for each kLongSplitNumbers more.
+// Of numbers that a group of few rows reads: contexts of up to so many times kEvenSplits are cut
+// into pieces of this size, longer ones grow by one piece for each kLongSplitNumbers more.
 constexpr std::int64_t kSplitNumbers = 48 * 1024;
 constexpr std::int64_t kEvenSplits = 4;
 constexpr std::int64_t kLongSplitNumbers = 512 * 1024;

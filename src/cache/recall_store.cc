@@ -5,11 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iterator>
-#include <limits>
 #include <new>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/check.h"
 #include "cache/block_codec.h"
@@ -20,10 +19,6 @@ namespace {
 
 // Short enough for a string that allocates nothing.
 constexpr std::string_view kNoMemory = "out of memory";
-
-std::size_t TileBytes(std::int64_t depth) {
-  return KeyPlaneBytes(SketchTiles::kType, SketchTiles::kColumns, depth);
-}
 
 // How many floats a head's keys or values are.
 std::size_t FloatsOf(const BlockShape& shape) {
@@ -58,46 +53,26 @@ void CopyHead(const BlockHead& from, const BlockShape& shape, std::int64_t to_he
 
 }  // namespace
 
+RecallStore::RecallStore(TierPools* pools) : pools_(pools) {
+  lanes_.reserve(pools->lanes().size());
+  for (const RecallLane& spec : pools->lanes()) AddLane(spec);
+}
+
 RecallStore::RecallStore(const RecallStoreOptions& options)
-    : budget_(0), most_blocks_(options.limit_blocks) {
-  for (const RecallLane& spec : options.lanes) {
-    CAROUSEL_CHECK_EQ(spec.shape.kv_heads, 1);
-    bytes_per_round_ +=
-        static_cast<std::int64_t>(spec.shape.bytes()) +
-        static_cast<std::int64_t>(TileBytes(spec.sketch_depth)) / SketchTiles::kColumns;
-  }
-  if (options.limit_bytes > 0) {
-    const std::int64_t blocks = options.limit_bytes / std::max<std::int64_t>(1, bytes_per_round_);
-    if (blocks == 0) {
-      throw Error(ErrorCode::kInvalidArgument, "recall_limit",
-                  fmt::format("{} bytes are too few for one block in each layer and KV head; the "
-                              "least is {}",
-                              options.limit_bytes, bytes_per_round_));
-    }
-    most_blocks_ = most_blocks_ == 0 ? blocks : std::min(most_blocks_, blocks);
-  }
-  if (options.file.empty()) {
-    slabs_ = std::make_unique<HeapSlabs>();
-  } else {
-    slabs_ = std::make_unique<FileSlabs>(options.file);
-  }
+    : own_pools_(std::make_unique<TierPools>(options)), pools_(own_pools_.get()) {
   lanes_.reserve(options.lanes.size());
   for (const RecallLane& spec : options.lanes) AddLane(spec);
 }
 
 void RecallStore::AddLane(const RecallLane& spec) {
-  auto pool = std::find_if(pools_.begin(), pools_.end(),
-                           [&](const Pool& each) { return each.blocks->shape() == spec.shape; });
-  if (pool == pools_.end()) {
-    pools_.push_back({std::make_unique<BlockPool>(spec.shape, &budget_, slabs_.get())});
-    pool = std::prev(pools_.end());
-  }
-  ++pool->lanes;
-  lanes_.push_back({.spec = spec, .pool = pool->blocks.get()});
+  lanes_.push_back({.spec = spec, .pool = pools_->PoolOf(spec.shape)});
   floats_.Reserve(FloatsOf(spec.shape));
 }
 
-RecallStore::~RecallStore() = default;
+RecallStore::~RecallStore() {
+  Clear();
+  pools_->Return(promised_);
+}
 
 const std::byte* RecallStore::data(std::int64_t lane, std::int64_t slot) const {
   const StoredBlock& block = at(lane).slots[static_cast<std::size_t>(slot)];
@@ -147,17 +122,13 @@ void ReserveFor(std::int64_t count, std::vector<T>* vector) {
 // Takes all memory that one more block in every lane needs, or more. What is taken before something
 // throws waits for the next time.
 void RecallStore::Grow() {
-  std::int64_t capacity =
-      most_blocks_ > 0 ? most_blocks_ : std::numeric_limits<std::int64_t>::max();
-  for (const Pool& pool : pools_) {
-    pool.blocks->GrowTo(pool.lanes * (capacity_ + 1));
-    capacity = std::min(capacity, pool.blocks->blocks_reserved() / pool.lanes);
-  }
+  promised_ = pools_->Grow(promised_);
+  const std::int64_t capacity = promised_;
   for (Lane& lane : lanes_) {
     ReserveFor(capacity, &lane.slots);
     ReserveFor(capacity, &lane.free_slots);
     ReserveFor(capacity, &lane.in_order);
-    const std::size_t bytes = TileBytes(lane.spec.sketch_depth);
+    const std::size_t bytes = SketchTileBytes(lane.spec.sketch_depth);
     while (std::ssize(lane.tiles) * SketchTiles::kColumns < capacity) {
       lane.tiles.emplace_back(bytes);
       std::memset(lane.tiles.back().data(), 0, bytes);
@@ -170,7 +141,7 @@ void RecallStore::Grow() {
 // it is asked for again when every lane has dropped as many blocks as it holds.
 bool RecallStore::TryGrow() noexcept {
   constexpr std::int64_t kFewestDrops = 8;
-  if (most_blocks_ > 0 && capacity_ == most_blocks_) return false;
+  if (capacity_ >= pools_->MostOf(promised_)) return false;
   if (drops_until_retry_ > 0) return false;
   try {
     Grow();
@@ -305,20 +276,25 @@ std::int64_t RecallStore::bytes() const {
 }
 
 void RecallStore::CheckIntegrity() const {
-  for (const Pool& pool : pools_) {
-    std::set<std::int32_t> held;
-    for (const Lane& lane : lanes_) {
-      if (lane.pool != pool.blocks.get()) continue;
-      CAROUSEL_CHECK_LE(std::ssize(lane.in_order), capacity_);
-      CAROUSEL_CHECK_EQ(lane.in_order.size() + lane.free_slots.size(), lane.slots.size());
-      CAROUSEL_CHECK_GE(std::ssize(lane.tiles) * SketchTiles::kColumns, std::ssize(lane.slots));
-      for (const std::int64_t slot : lane.in_order)
-        CAROUSEL_CHECK(held.insert(lane.slots[static_cast<std::size_t>(slot)].record.value).second);
-      for (const std::int64_t slot : lane.free_slots)
-        CAROUSEL_CHECK(!lane.slots[static_cast<std::size_t>(slot)].present());
+  pools_->CheckIntegrity();
+  CAROUSEL_CHECK_LE(capacity_, promised_);
+  std::set<std::pair<const BlockPool*, std::int32_t>> held;
+  for (const Lane& lane : lanes_) {
+    CAROUSEL_CHECK_LE(std::ssize(lane.in_order), capacity_);
+    CAROUSEL_CHECK_EQ(lane.in_order.size() + lane.free_slots.size(), lane.slots.size());
+    CAROUSEL_CHECK_GE(std::ssize(lane.tiles) * SketchTiles::kColumns, std::ssize(lane.slots));
+    for (const std::int64_t slot : lane.in_order) {
+      const BlockId record = lane.slots[static_cast<std::size_t>(slot)].record;
+      CAROUSEL_CHECK(held.insert({lane.pool, record.value}).second);
     }
-    CAROUSEL_CHECK_EQ(pool.blocks->blocks_in_use(), std::ssize(held));
-    CAROUSEL_CHECK_GE(pool.blocks->blocks_reserved(), pool.lanes * capacity_);
+    for (const std::int64_t slot : lane.free_slots)
+      CAROUSEL_CHECK(!lane.slots[static_cast<std::size_t>(slot)].present());
+  }
+  if (own_pools_ == nullptr) return;  // others hold blocks as well
+  for (const Lane& lane : lanes_) {
+    const auto of_pool = std::count_if(held.begin(), held.end(),
+                                       [&](const auto& block) { return block.first == lane.pool; });
+    CAROUSEL_CHECK_EQ(lane.pool->blocks_in_use(), of_pool);
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The second tier: blocks that were evicted, kept in a smaller codec so that attention can read
-// them again. A lane holds one KV head of one layer; a lane's block is that head's keys and values
-// of block_size tokens. Codes lie in slabs on the heap or in a mapped file.
+// The second tier of one sequence: blocks that it has lost, kept in a smaller codec so that
+// attention can read them again. A lane holds one KV head of one layer; a lane's block is that
+// head's keys and values of block_size tokens. Codes lie in slabs on the heap or in a mapped file.
 //
 // The tier is a help: where it cannot grow (a full disk, no memory), it says so and goes on as it
 // does at its limit, with the oldest block making room. Lanes grow together, so that a disk which
@@ -21,22 +21,10 @@
 
 #include "cache/block_pool.h"
 #include "cache/block_shape.h"
-#include "cache/slab_source.h"
+#include "cache/tier_pools.h"
 #include "carousel/types.h"
 
 namespace carousel {
-
-struct RecallLane {
-  BlockShape shape;  // of stored blocks; kv_heads is 1
-  std::int64_t sketch_depth = 0;
-};
-
-struct RecallStoreOptions {
-  std::vector<RecallLane> lanes;
-  std::string file;               // empty: the heap
-  std::int64_t limit_bytes = 0;   // of codes and sketches together, shared by the lanes; 0: none
-  std::int64_t limit_blocks = 0;  // of each lane; 0: none
-};
 
 // A slot of a lane. Slots keep their number as long as their block stays.
 struct StoredBlock {
@@ -64,9 +52,12 @@ struct SketchTiles {
 
 class RecallStore {
  public:
-  // Throws carousel::Error when the limit is below one block in each lane ("recall_limit") or the
-  // file cannot be made ("recall_store").
+  // `pools` outlive it.
+  explicit RecallStore(TierPools* pools);
+  // With pools of its own. Throws as they do.
   explicit RecallStore(const RecallStoreOptions& options);
+  RecallStore(const RecallStore&) = delete;
+  RecallStore& operator=(const RecallStore&) = delete;
   ~RecallStore();
 
   std::int64_t lanes() const { return static_cast<std::int64_t>(lanes_.size()); }
@@ -104,16 +95,11 @@ class RecallStore {
   // How often the store could not grow below its limit, ever, and why the last time; empty: never.
   std::int64_t refused_growths() const { return refused_growths_; }
   const std::string& limited_by() const { return limited_by_; }
-  // What one block costs in each lane, over all lanes: the least that a limit can be.
-  std::int64_t bytes_per_round() const { return bytes_per_round_; }
+  std::int64_t bytes_per_round() const { return pools_->bytes_per_round(); }
   // CHECKs that each block in use is in one slot of one lane.
   void CheckIntegrity() const;
 
  private:
-  struct Pool {
-    std::unique_ptr<BlockPool> blocks;
-    std::int64_t lanes = 0;  // that share it
-  };
   struct Lane {
     RecallLane spec;
     BlockPool* pool = nullptr;
@@ -134,14 +120,13 @@ class RecallStore {
   void RemoveFrom(Lane* lane, std::int64_t slot);
   void CountDropped(Lane* lane);
 
-  std::unique_ptr<SlabSource> slabs_;
-  ByteBudget budget_;
-  std::vector<Pool> pools_;  // one for each shape
+  std::unique_ptr<TierPools> own_pools_;  // null: others share them
+  TierPools* pools_;
   std::vector<Lane> lanes_;
   AlignedBuffer<float> floats_;  // a head's keys or values, between two types of codes
-  std::int64_t bytes_per_round_ = 0;
-  std::int64_t most_blocks_ = 0;  // in a lane; 0: no limit
-  // That every lane can hold without asking for memory again.
+  std::int64_t promised_ = 0;    // blocks in each lane, by the pools
+  // That every lane can hold without asking for memory again: what is promised, once the lists have
+  // room for it as well.
   std::int64_t capacity_ = 0;
   std::int64_t refused_growths_ = 0;
   std::string limited_by_;

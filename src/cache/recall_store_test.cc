@@ -436,5 +436,37 @@ TEST(RecallStore, ALimitBelowTheDisksStaysSilent) {
   EXPECT_EQ(store.limited_by(), "");
 }
 
+// Sequences share memory and limits, and hold what is theirs.
+TEST(RecallStore, TwoOfThemShareOneTier) {
+  const BlockShape shape = Shape(1, 8, KvType::kInt8);
+  RecallStoreOptions options{.lanes = {{shape, kDepth}, {shape, kDepth}}};
+  options.limit_bytes = 10 * RecallStore(options).bytes_per_round();
+  TierPools pools(options);
+  const std::vector<float> sketches(2 * kDepth, 0.5F);
+  BlockShape both = shape;
+  both.kv_heads = 2;
+  AlignedBuffer<std::byte> pair(both.bytes());
+  std::memset(pair.data(), 0, pair.size());
+  const auto add = [&](RecallStore* store, std::int64_t block) {
+    const Position at{block * shape.block_size};
+    store->Add(0, at, at, {.data = pair.data(), .shape = &both}, sketches);
+    store->CheckIntegrity();
+  };
+  RecallStore first(&pools);
+  {
+    RecallStore second(&pools);
+    for (std::int64_t block = 0; block < 4; ++block) add(&first, block);
+    for (std::int64_t block = 100; block < 120; ++block) add(&second, block);
+    EXPECT_EQ(first.blocks(0), 4);
+    EXPECT_GE(second.blocks(0), 1);
+    EXPECT_LE(first.blocks(1) + second.blocks(1), 10);
+    EXPECT_EQ(second.Find(0, Position{0}), -1);
+    EXPECT_GE(first.Find(1, Position{0}), 0);
+  }
+  // What the second held is free again.
+  for (std::int64_t block = 4; block < 20; ++block) add(&first, block);
+  EXPECT_EQ(first.blocks(0), 10);
+}
+
 }  // namespace
 }  // namespace carousel

@@ -24,7 +24,8 @@ std::int64_t Refusals(std::atomic<std::int64_t>* left, std::int64_t granted) {
   config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
   config.recall = {.blocks = 2};
   const EngineSettings settings = Settle(model, config);
-  RecallState recall(settings, model.spec().layers);
+  TierPools pools({.lanes = settings.recall_lanes});
+  RecallState recall(settings, model.spec().layers, &pools);
   RotationTable rotation(settings.rope.layers[0], config.cache.block_size);
   const CacheGroup& group = settings.groups[0];
   const BlockShape& shape = settings.shapes[0];

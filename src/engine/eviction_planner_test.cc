@@ -10,6 +10,7 @@
 #include <random>
 #include <set>
 
+#include "carousel/engine.h"
 #include "carousel/error.h"
 #include "engine/layer_attention.h"
 #include "engine/sequence.h"

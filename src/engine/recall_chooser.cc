@@ -12,7 +12,8 @@ namespace {
 // Of more than a few stored blocks so many times the wanted ones are judged by their keys, and at
 // least kFewestCandidates or, in an answer, kFewestOfAnswers: sketches' best 32 of 110 to 130
 // blocks hold 98 to 100 % of the mass of the true best 8, and yet miss, once in a hundred choices,
-// the one block that a retrieval head looks for (docs/decisions/0007-recall.md, 0014-what-recall-finds.md).
+// the one block that a retrieval head looks for (docs/decisions/0007-recall.md,
+// 0014-what-recall-finds.md).
 constexpr std::int64_t kCandidatesPerBlock = 4;
 
 }  // namespace

@@ -40,7 +40,8 @@ class StoredBlocks {
   explicit StoredBlocks(PositionPolicy positions)
       : model_({.layers = 1, .query_heads = 1, .kv_heads = 1, .trained_window = 4096}),
         settings_(SettingsOf(model_.spec(), positions)),
-        state_(settings_, model_.spec().layers),
+        tier_({.lanes = settings_.recall_lanes}),
+        state_(settings_, model_.spec().layers, &tier_),
         tables_(1, kBlock, settings_.rules),
         pools_(settings_.shapes, 0),
         rotation_(settings_.rope.layers[0], kBlock),
@@ -101,6 +102,7 @@ class StoredBlocks {
  private:
   TinyModel model_;
   EngineSettings settings_;
+  TierPools tier_;
   RecallState state_;
   SequenceTables tables_;
   BlockPools pools_;

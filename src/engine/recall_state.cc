@@ -9,23 +9,12 @@
 #include "base/clock.h"
 
 namespace carousel {
-namespace {
-
-RecallStoreOptions StoreOptions(const EngineSettings& settings) {
-  return {.lanes = settings.recall_lanes,
-          .file = settings.config.recall.store_file,
-          .limit_bytes = settings.config.recall.limit_bytes,
-          .limit_blocks = settings.config.recall.limit_tokens / settings.config.cache.block_size};
-}
-
-}  // namespace
-
 RecallState::RecallState(const EngineSettings& settings,
-                         const std::vector<AttentionLayerSpec>& layers)
+                         const std::vector<AttentionLayerSpec>& layers, TierPools* pools)
     : config_(settings.config.recall),
       block_size_(settings.config.cache.block_size),
       keeps_positions_(settings.rules.policy == PositionPolicy::kKeep),
-      store_(StoreOptions(settings)),
+      store_(pools),
       lanes_(settings.recall_lanes.size()),
       given_(settings.groups.size()) {
   std::int64_t lane = 0;

@@ -11,6 +11,7 @@
 #include "cache/block_table.h"
 #include "cache/cache_group.h"
 #include "cache/recall_store.h"
+#include "cache/tier_pools.h"
 #include "carousel/model.h"
 #include "engine/eviction_plan.h"
 #include "engine/promotion.h"
@@ -36,8 +37,9 @@ struct RecallLaneState {
 
 class RecallState {
  public:
-  // `layers` outlive it. Throws as RecallStore.
-  RecallState(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
+  // `layers` and `pools` outlive it.
+  RecallState(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers,
+              TierPools* pools);
 
   const RecallConfig& config() const { return config_; }
   const RecallStore& store() const { return store_; }

@@ -21,8 +21,8 @@ Sequence::Sequence(SharedCache* shared)
       evicted_(released_tokens_.size()) {
   for (std::int64_t group = 0; group < shared->groups(); ++group)
     readers_.emplace_back(&blocks_, &tables_, group);
-  if (!shared->settings().recall_lanes.empty()) {
-    recall_.emplace(shared->settings(), shared->layer_specs());
+  if (shared->tier() != nullptr) {
+    recall_.emplace(shared->settings(), shared->layer_specs(), shared->tier());
     recall_tasks_.emplace(&*recall_);
   }
   plan_.groups.resize(released_tokens_.size());

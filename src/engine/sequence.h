@@ -30,7 +30,7 @@ namespace carousel {
 
 class Sequence {
  public:
-  // `shared` outlives it. Throws carousel::Error as RecallStore.
+  // `shared` outlives it.
   explicit Sequence(SharedCache* shared);
   Sequence(const Sequence&) = delete;
   Sequence& operator=(const Sequence&) = delete;

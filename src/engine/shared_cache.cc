@@ -7,11 +7,23 @@
 #include "cache/plane_layout.h"
 
 namespace carousel {
+namespace {
+
+RecallStoreOptions TierOptions(const EngineSettings& settings) {
+  const RecallConfig& recall = settings.config.recall;
+  return {.lanes = settings.recall_lanes,
+          .file = recall.store_file,
+          .limit_bytes = recall.limit_bytes,
+          .limit_blocks = recall.limit_tokens / settings.config.cache.block_size};
+}
+
+}  // namespace
 
 SharedCache::SharedCache(const EngineSettings& settings,
                          const std::vector<AttentionLayerSpec>& layers)
     : settings_(settings), layers_(layers), pools_(settings.shapes, settings.limit_bytes) {
   if (!settings_.reserved_blocks.empty()) pools_.Reserve(settings_.reserved_blocks);
+  if (!settings_.recall_lanes.empty()) tier_.emplace(TierOptions(settings_));
   for (const CacheGroup& group : settings_.groups) {
     const LayerRope& rope = settings_.rope.layers[static_cast<std::size_t>(group.layer)];
     std::int64_t index = -1;

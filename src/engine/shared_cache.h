@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "attention/paged_attention.h"
 #include "cache/block_pools.h"
+#include "cache/tier_pools.h"
 #include "carousel/model.h"
 #include "engine/settings.h"
 #include "rope/rotation_table.h"
@@ -16,7 +18,8 @@ namespace carousel {
 
 class SharedCache {
  public:
-  // `layers` outlive it. Reserves what the settings say; throws carousel::Error (kOutOfMemory).
+  // `layers` outlive it. Reserves what the settings say; throws carousel::Error (kOutOfMemory), and
+  // as TierPools.
   SharedCache(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
 
   const EngineSettings& settings() const { return settings_; }
@@ -51,11 +54,14 @@ class SharedCache {
   BlockPools& pools() { return pools_; }
   const BlockPools& pools() const { return pools_; }
   PagedAttention& attention() { return attention_; }
+  // Where evicted blocks are kept; null: recall is off.
+  TierPools* tier() { return tier_ ? &*tier_ : nullptr; }
 
  private:
   EngineSettings settings_;
   const std::vector<AttentionLayerSpec>& layers_;
   BlockPools pools_;
+  std::optional<TierPools> tier_;
   std::vector<BlockShape> open_shapes_;
   std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
   std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate

@@ -26,6 +26,8 @@ struct Scenario {
   std::int64_t tokens = 400;
   TokenSpan pinned;         // of the prompt; empty: none
   double tolerance = 5e-3;  // of a likelihood
+  std::int64_t turns = 1;
+  std::int64_t answer_tokens = 0;
 
   std::string Name() const {
     const EvictionConfig& way = *config.eviction;
@@ -112,7 +114,9 @@ EngineMetrics Compare(const Scenario& s, std::mt19937_64* generator) {
                                            .config = &s.config,
                                            .tokens = tokens,
                                            .pinned = s.pinned,
-                                           .tolerance = s.tolerance});
+                                           .tolerance = s.tolerance,
+                                           .turns = s.turns,
+                                           .answer_tokens = s.answer_tokens});
   return engine->metrics();
 }
 
@@ -170,6 +174,34 @@ TEST(NaiveEngine, SameLikelihoodsHoweverFewAreRecalled) {
     if (HasFatalFailure()) return;
   }
   EXPECT_GT(promoted, 100);  // or the comparison says nothing about them
+}
+
+// Several turns, each with an answer that the engine decodes and reads back.
+TEST(NaiveEngine, SameLikelihoodsInConversations) {
+  std::mt19937_64 generator(45);
+  for (int i = 0; i < RandomCases(40); ++i) {
+    Scenario s = RandomScenario(&generator);
+    s.tokens = 240;
+    s.turns = 3;
+    s.answer_tokens = 40;
+    SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
+    Compare(s, &generator);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(NaiveEngine, SameLikelihoodsInConversationsWithRecall) {
+  std::mt19937_64 generator(46);
+  for (int i = 0; i < RandomCases(20); ++i) {
+    Scenario s = RandomRecallScenario(&generator);
+    s.config.recall.every = 1;  // each token of an answer chooses for itself
+    s.tokens = 240;
+    s.turns = 3;
+    s.answer_tokens = 40;
+    SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
+    Compare(s, &generator);
+    if (HasFatalFailure()) return;
+  }
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -146,8 +148,14 @@ class NaiveCache final : public AttentionCallback {
     step_tokens_ = tokens;
     prompt_left_ = prompt_left;
     for (std::size_t layer = 0; layer < spec_.layers.size(); ++layer) Evict(layer, is_prompt);
+    // Query rotation cannot leave kKeep inside a block, so each block has to fit.
+    const std::int64_t block_size = config_.cache.block_size;
+    const bool by_blocks = config_.eviction->rotation != Rotation::kKeys;
+    const std::int64_t end = by_blocks
+                                 ? (length_ + tokens + block_size - 1) / block_size * block_size
+                                 : length_ + tokens;
     if (mode_ == PositionPolicy::kKeep && config_.eviction->positions == PositionPolicy::kAuto &&
-        length_ + tokens > spec_.trained_window) {
+        end > spec_.trained_window) {
       mode_ = PositionPolicy::kCompact;
     }
     length_ += tokens;
@@ -443,41 +451,114 @@ class NaiveCache final : public AttentionCallback {
 
 }  // namespace
 
-void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run) {
-  NaiveCache naive(run.model->spec(), *run.rope, *run.config);
-  naive.set_pinned(run.pinned);
-  const auto total = std::ssize(run.tokens);
-  const auto vocabulary = static_cast<std::size_t>(run.model->spec().vocabulary_size);
-  Request request{.prompt = {run.tokens.begin(), run.tokens.end()}, .score_prompt = true};
-  if (run.pinned.end > 0) request.pinned.push_back(run.pinned);
-  engine.Submit(std::move(request));
-  std::vector<float> before;
-  while (engine.HasWork()) {
-    const StepResult step = engine.Step();
-    const std::int64_t begin = naive.length();
-    naive.Begin(step.tokens_processed, true, total - begin - step.tokens_processed);
+namespace {
+
+// The naive engine beside the real one, step by step as the real one takes them.
+class Judge {
+ public:
+  Judge(Engine* engine, const NaiveRun& run)
+      : engine_(*engine),
+        run_(run),
+        naive_(run.model->spec(), *run.rope, *run.config),
+        vocabulary_(static_cast<std::size_t>(run.model->spec().vocabulary_size)) {
+    naive_.set_pinned(run.pinned);
+  }
+
+  // Reads and answers. Stops at the first difference.
+  void Play(std::span<const TokenId> prompt) {
+    Request request{.prompt = {prompt.begin(), prompt.end()},
+                    .max_new_tokens = run_.answer_tokens,
+                    .ignore_end_tokens = true,
+                    .score_prompt = true};
+    if (run_.pinned.end > 0 && naive_.length() == 0) request.pinned.push_back(run_.pinned);
+    std::vector<TokenId> unread;  // of the prompt, the last answer's last token before it
+    if (said_) unread.push_back(*said_);
+    unread.insert(unread.end(), prompt.begin(), prompt.end());
+    if (said_) before_.clear();
+    said_.reset();
+    engine_.Submit(std::move(request));
+    while (engine_.HasWork()) {
+      const StepResult step = engine_.Step();
+      const bool is_prompt = !unread.empty();
+      const std::vector<TokenId> read =
+          is_prompt ? std::vector<TokenId>(unread.begin(), unread.begin() + step.tokens_processed)
+                    : std::vector<TokenId>{*said_};
+      if (is_prompt) unread.erase(unread.begin(), unread.begin() + step.tokens_processed);
+      const auto logits = Forward(read, is_prompt, std::ssize(unread));
+      if (is_prompt) ExpectScores(read, logits, step);
+      before_.assign(logits.end() - static_cast<std::ptrdiff_t>(vocabulary_), logits.end());
+      if (step.sampled) ExpectLikeliest(*step.sampled);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+
+  std::int64_t length() const { return naive_.length(); }
+
+ private:
+  std::span<const float> Forward(const std::vector<TokenId>& read, bool is_prompt,
+                                 std::int64_t prompt_left) {
+    const std::int64_t begin = naive_.length();
+    naive_.Begin(std::ssize(read), is_prompt, prompt_left);
     std::vector<std::int64_t> positions;
     std::vector<std::int64_t> rows;
-    for (std::int64_t i = 0; i < step.tokens_processed; ++i) {
+    for (std::int64_t i = 0; i < std::ssize(read); ++i) {
       positions.push_back(begin + i);
       rows.push_back(i);
     }
-    const auto read = run.tokens.subspan(static_cast<std::size_t>(begin), positions.size());
-    const auto logits = run.model->Forward(
-        {.token_ids = read, .position_ids = positions, .logit_rows = rows}, naive);
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < positions.size(); ++i) {
-      const auto row = i == 0 ? std::span<const float>(before)
-                              : logits.subspan((i - 1) * vocabulary, vocabulary);
-      if (row.empty()) continue;
-      const double expected =
-          LogSumExp(row) - static_cast<double>(row[static_cast<std::size_t>(read[i])]);
-      ASSERT_NEAR(step.negative_log_likelihood[next++], expected, run.tolerance)
-          << "token " << begin + static_cast<std::int64_t>(i);
-    }
-    before.assign(logits.end() - static_cast<std::ptrdiff_t>(vocabulary), logits.end());
+    return run_.model->Forward({.token_ids = read, .position_ids = positions, .logit_rows = rows},
+                               naive_);
   }
-  EXPECT_EQ(naive.length(), total);
+
+  double LogLikelihood(std::span<const float> row, TokenId token) const {
+    return static_cast<double>(row[static_cast<std::size_t>(token)]) - LogSumExp(row);
+  }
+
+  void ExpectScores(const std::vector<TokenId>& read, std::span<const float> logits,
+                    const StepResult& step) {
+    const std::size_t first = before_.empty() ? 1 : 0;
+    ASSERT_EQ(step.negative_log_likelihood.size(), read.size() - first);
+    for (std::size_t i = first; i < read.size(); ++i) {
+      const auto row = i == 0 ? std::span<const float>(before_)
+                              : logits.subspan((i - 1) * vocabulary_, vocabulary_);
+      ASSERT_NEAR(step.negative_log_likelihood[i - first], -LogLikelihood(row, read[i]),
+                  run_.tolerance)
+          << "token " << naive_.length() - std::ssize(read) + static_cast<std::int64_t>(i);
+    }
+  }
+
+  // Greedy, save for ties within the tolerance.
+  void ExpectLikeliest(const SampledToken& sampled) {
+    said_ = sampled.token;
+    const double likelihood = LogLikelihood(before_, sampled.token);
+    ASSERT_NEAR(static_cast<double>(sampled.logprob), likelihood, run_.tolerance)
+        << "after " << naive_.length() << " tokens";
+    const auto best =
+        static_cast<TokenId>(std::max_element(before_.begin(), before_.end()) - before_.begin());
+    ASSERT_LE(LogLikelihood(before_, best) - likelihood, 2 * run_.tolerance);
+  }
+
+  Engine& engine_;
+  const NaiveRun& run_;
+  NaiveCache naive_;
+  std::size_t vocabulary_;
+  std::vector<float> before_;    // the last row that the naive model gave
+  std::optional<TokenId> said_;  // sampled, not read yet
+};
+
+}  // namespace
+
+void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run) {
+  Judge judge(&engine, run);
+  const auto total = std::ssize(run.tokens);
+  for (std::int64_t turn = 0; turn < run.turns; ++turn) {
+    const auto first = static_cast<std::size_t>(total * turn / run.turns);
+    const auto last = static_cast<std::size_t>(total * (turn + 1) / run.turns);
+    judge.Play(run.tokens.subspan(first, last - first));
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+  // The last answer's last token was not read.
+  EXPECT_EQ(judge.length(),
+            total + run.turns * run.answer_tokens - (run.answer_tokens > 0 ? 1 : 0));
 }
 
 }  // namespace carousel::testing

@@ -20,10 +20,14 @@ struct NaiveRun {
   std::span<const TokenId> tokens;
   TokenSpan pinned;        // of the tokens; empty: none
   double tolerance = 0.0;  // nats
+  // The tokens come in so many prompts, and after each the engine says so many of its own,
+  // greedily.
+  std::int64_t turns = 1;
+  std::int64_t answer_tokens = 0;
 };
 
 // Feeds both the tokens, step by step as the engine takes them, and expects the same likelihood of
-// each.
+// each, as many of them, and the likeliest word of the naive one wherever the engine says one.
 void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run);
 
 }  // namespace carousel::testing
