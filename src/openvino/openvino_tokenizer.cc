@@ -204,7 +204,9 @@ class OpenVinoTokenizer final : public Tokenizer {
   // A character that merges with nothing, put in front of a text, takes the space that the
   // tokenizer would put there. nullopt: it merged after all.
   std::optional<Tokens> EncodeBehindFront(std::string_view text) const {
-    Tokens tokens = WithoutAdded(EncodeWhole(kFront + std::string(text)));
+    std::string in_front(kFront);
+    in_front += text;
+    Tokens tokens = WithoutAdded(EncodeWhole(in_front));
     if (tokens.size() < front_.size() || !std::equal(front_.begin(), front_.end(), tokens.begin()))
       return std::nullopt;
     tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(front_.size()));
