@@ -3,7 +3,7 @@
 """Checks that includes only point the allowed way between the rooms of the source tree.
 
     base <- rope, cache <- eviction, attention <- config <- engine <- measure <- openvino <- apps, python
-    base <- text <- answers (above measure as well) <- apps, python
+    base <- text; measure, text <- answers <- apps, python
 
 A room knows the rooms below it and never the one beside it, so each can be read, tested and replaced on its own. Prints
 each line that breaks this as FILE:LINE: reason, and exits with 1 if there is any.

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "config/setting_table.h"
 #include "testing/tiny_backend.h"
 
 namespace carousel {
@@ -204,6 +205,25 @@ TEST_F(ProgramTest, GenerateWritesTextAndSummary) {
   for (const char* key : {"ttft_ms", "decode_tokens_per_s", "prompt_tokens_per_s",
                           "max_resident_tokens", "evicted_tokens", "cache_bytes"})
     EXPECT_TRUE(summary.contains(key)) << key;
+}
+
+TEST_F(ProgramTest, ASummaryHoldsEverySetting) {
+  const ProgramResult result =
+      Run({"generate", "--prompt", "a", "--raw", "--max-new-tokens", "2", "--temperature", "0.5",
+           "--max-cache-size", "512", "--json", "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json summary = json::parse(result.out);
+  for (const Setting& setting : SettingTable()) {
+    const json& part =
+        setting.group == SettingGroup::kSampling ? summary["sampling"] : summary;
+    EXPECT_TRUE(part.contains(std::string(setting.name))) << setting.name;
+  }
+  EXPECT_EQ(summary["sampling"]["temperature"], 0.5);
+  EXPECT_EQ(summary["max_cache_size"], 512);
+  EXPECT_EQ(summary["eviction"], true);
+  EXPECT_EQ(summary["rotation"], "query");  // in force, not "auto"
+  EXPECT_EQ(summary["recall_blocks"], 8);
+  EXPECT_EQ(summary["recall_limit_tokens"], 16 * 512);
 }
 
 TEST_F(ProgramTest, GenerateIsTheSameFromTextFileAndTokens) {

@@ -18,7 +18,7 @@ struct EvictionConfig {
   // Of layers without a sliding window: those with one keep all that their queries can see.
   std::int64_t max_cache_size =
       672;  // per layer and KV head; multiple of block_size, > start_size + recent_size
-  // Who goes: a name of src/eviction/registry.h, where --help has a line for each.
+  // Who goes: a name of src/eviction/registry.h, where --help-all has a line for each.
   std::string policy = "tova";
   std::uint64_t policy_seed = 0;                    // random, KVCrush's random anchor
   Aggregation aggregation = Aggregation::kNormSum;  // snapkv, h2o

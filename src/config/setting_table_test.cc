@@ -168,7 +168,7 @@ TEST(ReadValue, SaysWhatIsWrong) {
   EXPECT_EQ(ProblemOf("rotation", "left"), "\"left\" is not one of auto, query, keys, off");
   EXPECT_EQ(ProblemOf("limit_bytes", "12Q"), "\"12Q\" is not a size; write bytes, 64M or 1G");
   EXPECT_EQ(ProblemOf("limit_bytes", "0"), "\"0\" is not a size; write bytes, 64M or 1G");
-  EXPECT_EQ(ProblemOf("limit_bytes", "99999999999G"), "99999999999 is too large");
+  EXPECT_EQ(ProblemOf("limit_bytes", "99999999999G"), "99999999999G is too large");
   EXPECT_EQ(ProblemOf("limit_tokens", "0"), "0 is too small; the least is 1");
 }
 
@@ -205,7 +205,7 @@ TEST(CheckRanges, SaysTheRangeAndTheMend) {
   EXPECT_EQ(problem("recall_promotion", -1.0), "-1 is outside 0 to 1000000; use 2, or 0 for never");
   EXPECT_EQ(problem("temperature", -1.0), "-1 is outside [0, 100]; use a number between them");
   EXPECT_EQ(problem("top_k", std::int64_t{-1}),
-            "-1 is outside [0, 1e+09]; use a number between them");
+            "-1 is outside [0, 1000000000]; use a number between them");
   EXPECT_EQ(problem("top_p", 0.0), "0 is outside (0, 1]; use a number above 0 and up to 1");
 }
 
