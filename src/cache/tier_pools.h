@@ -35,14 +35,15 @@ class TierPools {
   const std::vector<RecallLane>& lanes() const { return lanes_; }
   // For blocks of one of the lanes' shapes.
   BlockPool* PoolOf(const BlockShape& shape);
-  // How many blocks in each lane the limits leave to a sequence that is promised `capacity` of them.
+  // How many blocks in each lane the limits leave to a sequence that is promised `capacity` of
+  // them.
   std::int64_t MostOf(std::int64_t capacity) const;
   // What one block costs in each lane, over all lanes: the least that a limit can be.
   std::int64_t bytes_per_round() const { return bytes_per_round_; }
 
   // Takes memory for at least one more block in every lane of a sequence that was promised
-  // `capacity` of them, which the limits leave to it, and returns how many it is promised now. Throws what the source does; what
-  // has been taken by then waits for the next time.
+  // `capacity` of them, which the limits leave to it, and returns how many it is promised now.
+  // Throws what the source does; what has been taken by then waits for the next time.
   std::int64_t Grow(std::int64_t capacity);
   // The sequence needs its promise no more.
   void Return(std::int64_t capacity) { promised_ -= capacity; }
@@ -63,7 +64,7 @@ class TierPools {
   std::int64_t bytes_per_round_ = 0;
   std::int64_t most_blocks_ = 0;  // in a lane of a sequence; 0: no limit
   std::int64_t most_rounds_ = 0;  // of all sequences; 0: no limit
-  std::int64_t promised_ = 0;  // blocks in each lane, of all sequences together
+  std::int64_t promised_ = 0;     // blocks in each lane, of all sequences together
 };
 
 // Bytes of a tile of sketches of so many numbers each (recall_store.h).
