@@ -188,11 +188,18 @@ TEST_F(ConversationTest, StoppedBeforeAnythingIsReadNothingHasToBeReadAgain) {
 
 TEST_F(ConversationTest, APenaltyLetsAnswersEnd) {
   // What the model would say instead of a word that is penalised: ScriptedModel::kRival.
-  World world = Make({.max_new_tokens = 9, .sampling = {.repetition_penalty = 3.0}});
-  for (int turn = 0; turn < 3; ++turn)
-    EXPECT_EQ(world.Say("a.", {'a', '.', end_, 'x'}).text, "a.") << turn;
-  // Its own words are repetition.
-  EXPECT_EQ(world.Say("a", {'a', 'b', 'a', end_}).text, "abq");
+  const TurnSettings options{.max_new_tokens = 9, .sampling = {.repetition_penalty = 3.0}};
+  // What the user says is no repetition, nor is the end of an answer, however often it comes.
+  World others = Make(options);
+  EXPECT_EQ(others.Say("a.", {'a', '.', end_, 'x'}).text, "a.");
+  EXPECT_EQ(others.Say("bc", {'b', 'c', end_, 'x'}).text, "bc");
+  EXPECT_EQ(others.Say("de", {'d', 'e', end_, 'x'}).text, "de");
+  // The model's own words are, in this answer and in those before.
+  World own = Make(options);
+  EXPECT_EQ(own.Say("a", {'a', 'b', 'a', end_}).text, "abq");
+  World before = Make(options);
+  EXPECT_EQ(before.Say("a", {'a', end_}).text, "a");
+  EXPECT_EQ(before.Say("b", {'b', 'a', end_}).text, "bq");
 }
 
 TEST_F(ConversationTest, AStopStringThatIsAControlTokenStopsThere) {
