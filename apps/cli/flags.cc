@@ -74,7 +74,10 @@ void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
       {"--max-new-tokens", "N", WithDefault("Most tokens of an answer", target->max_new_tokens)},
       {1, INT64_MAX}, &target->max_new_tokens);
   AddSettings(flags, SettingGroup::kSampling, {"logprobs"}, {.sampling = &target->params}, {});
-  flags->Texts({"--stop", "TEXT", "End the answer before this text; may be given more than once"},
+  flags->Texts({.flag = "--stop",
+                .value_name = "TEXT",
+                .description = "End the answer before this text; may be given more than once",
+                .rare = true},
                &target->stops);
 }
 
@@ -83,7 +86,11 @@ void AddLogprobsFlag(FlagSet* flags, SamplingFlags* target) {
 }
 
 void AddPinSystemFlag(FlagSet* flags, bool* target) {
-  flags->Switch({"--pin-system", "", "Never evict the system message", "pinned"}, target);
+  flags->Switch({.flag = "--pin-system",
+                 .description = "Never evict the system message",
+                 .field = "pinned",
+                 .rare = true},
+                target);
 }
 
 void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target) {
