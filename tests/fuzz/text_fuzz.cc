@@ -30,13 +30,19 @@ class FuzzSource : public ByteSource {
   std::size_t next_ = 0;
 };
 
+std::string Seed(std::string_view sizes, std::string_view text) {
+  std::string seed(sizes);
+  seed += text;
+  return seed;
+}
+
 }  // namespace
 
 std::vector<std::string> FuzzSeeds() {
   return {
-      std::string("\x08\x10\x03\x01\x05\x00", 6) + "some words, caf\xC3\xA9 \xE2\x82\xAC\n",
-      std::string("\x04\x04\x01\x01\x01\x02", 6) + "caf\xE9 \xF0\x9F\x98\x80\xF0\x9F",
-      std::string("\x10\x20\x40\x02\x01\x01", 6) + "a" + std::string(40, '\0') + "\xED\xA0\x80 b",
+      Seed({"\x08\x10\x03\x01\x05\x00", 6}, "some words, caf\xC3\xA9 \xE2\x82\xAC\n"),
+      Seed({"\x04\x04\x01\x01\x01\x02", 6}, "caf\xE9 \xF0\x9F\x98\x80\xF0\x9F"),
+      Seed({"\x10\x20\x40\x02\x01\x01", 6}, "a" + std::string(40, '\0') + "\xED\xA0\x80 b"),
   };
 }
 
