@@ -198,8 +198,8 @@ TEST_F(ConversationTest, APenaltyLetsAnswersEnd) {
   World own = Make(options);
   EXPECT_EQ(own.Say("a", {'a', 'b', 'a', end_}).text, "abq");
   World before = Make(options);
-  EXPECT_EQ(before.Say("a", {'a', end_}).text, "a");
-  EXPECT_EQ(before.Say("b", {'b', 'a', end_}).text, "bq");
+  EXPECT_EQ(before.Say("a", {'a', '.', end_}).text, "a.");
+  EXPECT_EQ(before.Say("b", {'b', 'a', '.', end_}).text, "bq.");
 }
 
 TEST_F(ConversationTest, AStopStringThatIsAControlTokenStopsThere) {

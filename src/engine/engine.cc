@@ -171,6 +171,11 @@ Sampler EngineImpl::MakeSampler(const Request& request) const {
   if (request.penalise_prompt) {
     for (const TokenId token : sequence_.LastTokens(window)) sampler.See(token);
   } else {
+    // What earlier answers ended with (a full stop) is on the way to the end of this one. Where a
+    // token is unread, the last answer was cut short.
+    std::vector<TokenId> endings = sequence_.LastOfAnswers();
+    if (unread_ && !endings.empty()) endings.pop_back();
+    for (const TokenId token : endings) sampler.Exempt(token);
     for (const TokenId token : sequence_.LastSaid(window)) sampler.See(token);
   }
   if (unread_) sampler.See(*unread_);

@@ -376,6 +376,13 @@ std::vector<TokenId> Sequence::LastSaid(std::int64_t most) const {
   return last;
 }
 
+std::vector<TokenId> Sequence::LastOfAnswers() const {
+  std::vector<TokenId> last;
+  for (const TokenSpan& answer : said_)
+    last.push_back(history_[static_cast<std::size_t>(answer.end - 1)]);
+  return last;
+}
+
 std::int64_t Sequence::resident_tokens() const {
   std::int64_t most = 0;
   for (std::int64_t group = 0; group < tables_.groups(); ++group)

@@ -43,6 +43,8 @@ class Sequence {
   // Its last tokens, at most so many, in order; and of the tokens that the model itself has said.
   std::span<const TokenId> LastTokens(std::int64_t most) const;
   std::vector<TokenId> LastSaid(std::int64_t most) const;
+  // The last token of each answer so far.
+  std::vector<TokenId> LastOfAnswers() const;
   const StepPlan& plan() const { return plan_; }
 
   // The plan of a step; it stays until the next. Throws carousel::Error (kOutOfMemory) and

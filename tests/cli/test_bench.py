@@ -106,7 +106,7 @@ class Attention(ProgramTestCase):
             self.assert_fails(run("bench", part, "--json", self.folder), 1, "--json: cannot write ", "directory")
 
     def test_help_says_what_the_times_include(self):
-        text = run("bench", "attention", "--help").stdout.decode()
+        text = run("bench", "attention", "--help-all").stdout.decode()
         for word in ("Examples:\n  carousel bench attention", "writing the new tokens", "attention mass", "--rounds "):
             self.assertIn(word, text)
         self.assertIn("Examples:\n  carousel bench model", run("bench", "model", "--help").stdout.decode())

@@ -45,7 +45,7 @@ class Help(ProgramTestCase):
             for flag in ("--model", "--threads", *(CACHE_FLAGS if name != "info" else ())):
                 self.assertIn(flag + " ", result.stdout.decode(), name)
             if name != "info":
-                self.assertIn("--help-all says everything there is.", lines[-1])
+                self.assertEqual([line for line in lines if line][-1], "--help-all says everything there is.", name)
 
     def test_output_that_cannot_be_written_is_an_error(self):
         with open("/dev/full", "wb") as full:
