@@ -190,18 +190,29 @@ TEST(NaiveEngine, SameLikelihoodsInConversations) {
   }
 }
 
+// All that is forgotten comes back, or a few blocks. One query alone chooses in an answer, and
+// where two blocks weigh the same as far as rounding can tell, either may come: then likelihoods
+// differ by what the one says and the other does not.
 TEST(NaiveEngine, SameLikelihoodsInConversationsWithRecall) {
   std::mt19937_64 generator(46);
+  std::int64_t promoted = 0;
   for (int i = 0; i < RandomCases(20); ++i) {
     Scenario s = RandomRecallScenario(&generator);
     s.config.recall.every = 1;  // each token of an answer chooses for itself
     s.tokens = 240;
     s.turns = 3;
     s.answer_tokens = 40;
+    if (i % 2 == 0) {
+      s.model.trained_window = 1000;
+      s.config.recall.blocks = (s.tokens + s.turns * s.answer_tokens) / s.config.cache.block_size;
+    } else {
+      s.tolerance = 0.05;
+    }
     SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
-    Compare(s, &generator);
+    promoted += Compare(s, &generator).promoted_blocks;
     if (HasFatalFailure()) return;
   }
+  EXPECT_TRUE(RandomCases(20) < 20 || promoted > 20) << promoted;
 }
 
 }  // namespace
