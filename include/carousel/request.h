@@ -47,8 +47,9 @@ struct Request {
   std::vector<TokenSpan> pinned;
   // Whether repetition_penalty looks at all of the sequence, or only at what the model itself has
   // said, in this answer and in those before. False for a turn of a conversation: neither a chat
-  // template's marks nor what others said are the model's repetition. With them penalised, answers
-  // do not end, since every turn before ended with the same words.
+  // template's marks nor what others said are the model's repetition, nor is the token that each
+  // earlier answer ended with. With them penalised, answers do not end, since every turn before
+  // ended with the same words.
   bool penalise_prompt = true;
   std::int64_t max_new_tokens = 0;  // 0: only read the prompt
   bool ignore_end_tokens = false;   // the model's own; stop_tokens end the answer all the same
