@@ -21,6 +21,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from quality.text import help_topics
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 3600
 # Fields that measure time, memory or the machine.
@@ -29,12 +31,6 @@ SHOWN_DIFFERENCES = 4
 SMALL_CACHE = ["--max-cache-size", "224", "--recent-size", "64", "--chunk", "64"]
 RAW_PROMPTS = ["The capital of France is", "def fibonacci(n):\n", "Once upon a time, in a village by the sea,"]
 QUESTIONS = ["Name one colour.", "What is a prime number? Give three of them.", "Write two lines about the sea."]
-
-
-def prose(characters):
-    """English prose that every Python has: the language reference's topics."""
-    from pydoc_data.topics import topics
-    return "\n\n".join(topics[name] for name in sorted(topics))[:characters]
 
 
 def conversations():
@@ -54,7 +50,7 @@ def conversations():
 def cases(folder):
     """Names and arguments. A text's raw prompts do not pass the chat template, so both builds read the same."""
     text = folder / "prose.txt"
-    text.write_text(prose(60_000), encoding="utf-8")
+    text.write_text(help_topics()[:60_000], encoding="utf-8")
     tasks = folder / "tasks.jsonl"
     tasks.write_text(conversations(), encoding="utf-8")
     stream = ["stream", "--text", text, "--segment", "256"]

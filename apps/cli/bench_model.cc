@@ -21,6 +21,7 @@
 #include "cli/numbers.h"
 #include "cli/progress.h"
 #include "cli/whole_file.h"
+#include "measure/borrowed_model.h"
 #include "measure/contender.h"
 #include "measure/process_memory.h"
 
@@ -28,19 +29,6 @@ namespace carousel {
 namespace {
 
 using nlohmann::ordered_json;
-
-// One model for several engines, of which one at a time is at work.
-class BorrowedModel : public Model {
- public:
-  explicit BorrowedModel(Model* model) : model_(model) {}
-  const ModelSpec& spec() const override { return model_->spec(); }
-  std::span<const float> Forward(const ForwardInput& input, AttentionCallback& attention) override {
-    return model_->Forward(input, attention);
-  }
-
- private:
-  Model* model_;
-};
 
 // The longest prompt; the others are its beginnings.
 std::vector<TokenId> ReadPrompt(const BenchModelFlags& flags) {

@@ -32,45 +32,42 @@ class ThreadPool {
 
   std::int64_t width() const { return static_cast<std::int64_t>(workers_.size()) + 1; }
 
-  void Run(std::int64_t count, const TaskRef& task, FirstFailure* failure) {
+  void Run(std::int64_t count, const TaskRef& task) {
     const std::lock_guard one_loop(loop_mutex_);
     {
       const std::lock_guard lock(mutex_);
       task_ = &task;
-      failure_ = failure;
       count_ = count;
       next_ = 0;
       ++generation_;
       busy_ = static_cast<std::int64_t>(workers_.size());
     }
     wake_.notify_all();
-    Drain(task, count, failure);
+    Drain(task, count);
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return busy_ == 0; });
     task_ = nullptr;
   }
 
  private:
-  void Drain(const TaskRef& task, std::int64_t count, FirstFailure* failure) {
-    for (std::int64_t i = next_++; i < count; i = next_++) failure->Run(task, i);
+  void Drain(const TaskRef& task, std::int64_t count) {
+    for (std::int64_t i = next_++; i < count; i = next_++) task(i);
   }
 
   void Work(const std::stop_token& stop) {
     std::int64_t seen = 0;
     while (true) {
       const TaskRef* task = nullptr;
-      FirstFailure* failure = nullptr;
       std::int64_t count = 0;
       {
         std::unique_lock lock(mutex_);
         if (!wake_.wait(lock, stop, [&] { return generation_ != seen; })) return;
         seen = generation_;
         task = task_;
-        failure = failure_;
         count = count_;
       }
       inside_ = true;
-      Drain(*task, count, failure);
+      Drain(*task, count);
       inside_ = false;
       const std::lock_guard lock(mutex_);
       if (--busy_ == 0) done_.notify_one();
@@ -86,7 +83,6 @@ class ThreadPool {
   std::condition_variable_any wake_;
   std::condition_variable done_;
   const TaskRef* task_ = nullptr;
-  FirstFailure* failure_ = nullptr;
   std::int64_t count_ = 0;
   std::int64_t generation_ = 0;
   std::int64_t busy_ = 0;
@@ -109,11 +105,12 @@ std::unique_ptr<ThreadPool>& Pool() {
 
 void ParallelFor(std::int64_t count, TaskRef task) {
   FirstFailure failure;
+  const auto guarded = [&](std::int64_t i) { failure.Run(task, i); };
   if (count <= 1 || ThreadPool::inside_ || Pool()->width() == 1) {
-    for (std::int64_t i = 0; i < count; ++i) failure.Run(task, i);
+    for (std::int64_t i = 0; i < count; ++i) guarded(i);
   } else {
     const bool was_inside = std::exchange(ThreadPool::inside_, true);
-    Pool()->Run(count, task, &failure);
+    Pool()->Run(count, guarded);
     ThreadPool::inside_ = was_inside;
   }
   failure.Rethrow();

@@ -58,11 +58,12 @@ RecallStore::RecallStore(TierPools* pools) : pools_(pools) {
   for (const RecallLane& spec : pools->lanes()) AddLane(spec);
 }
 
-RecallStore::RecallStore(const RecallStoreOptions& options)
-    : own_pools_(std::make_unique<TierPools>(options)), pools_(own_pools_.get()) {
-  lanes_.reserve(options.lanes.size());
-  for (const RecallLane& spec : options.lanes) AddLane(spec);
+RecallStore::RecallStore(std::unique_ptr<TierPools> own) : RecallStore(own.get()) {
+  own_pools_ = std::move(own);
 }
+
+RecallStore::RecallStore(const RecallStoreOptions& options)
+    : RecallStore(std::make_unique<TierPools>(options)) {}
 
 void RecallStore::AddLane(const RecallLane& spec) {
   lanes_.push_back({.spec = spec, .pool = pools_->PoolOf(spec.shape)});

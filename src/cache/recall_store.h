@@ -109,6 +109,7 @@ class RecallStore {
     std::vector<AlignedBuffer<std::byte>> tiles;
     std::int64_t dropped_blocks = 0;
   };
+  explicit RecallStore(std::unique_ptr<TierPools> own);
   const Lane& at(std::int64_t lane) const { return lanes_[static_cast<std::size_t>(lane)]; }
   void AddLane(const RecallLane& spec);
   void Grow();

@@ -234,8 +234,7 @@ std::span<const float> EngineImpl::Forward(StepOutcome* outcome) {
        ++i) {
     logit_rows.push_back(i);
   }
-  const SequenceRows rows{.sequence = &sequence_, .first_row = 0};
-  attention_.Begin({&rows, 1});
+  attention_.Begin(&sequence_);
   const RowRange range{.first_row = 0, .rows = tokens};
   const auto begin = Clock::now();
   const std::span<const float> logits = model_->Forward({.token_ids = outcome->tokens,

@@ -190,8 +190,7 @@ class FedCache {
   void Step(std::int64_t tokens, std::int64_t prompt_left) {
     sequence_.Plan(
         {.tokens = tokens, .is_prompt = tokens > 1 || prompt_left > 0, .prompt_left = prompt_left});
-    const SequenceRows rows{.sequence = &sequence_, .first_row = 0};
-    attention_.Begin({&rows, 1});
+    attention_.Begin(&sequence_);
     for (std::int64_t layer = 0; layer < 3; ++layer) {
       const auto q = Random(tokens * 6 * 16);
       const auto k = Random(tokens * 3 * 16);

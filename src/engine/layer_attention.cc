@@ -6,13 +6,12 @@
 
 namespace carousel {
 
-void LayerAttention::Begin(std::span<const SequenceRows> sequences) {
+void LayerAttention::Begin(std::span<Sequence* const> sequences) {
   parts_.clear();
   rows_ = 0;
-  for (const SequenceRows& rows : sequences) {
-    CAROUSEL_CHECK_EQ(rows.first_row, rows_);
-    parts_.push_back({.sequence = rows.sequence, .first_row = rows.first_row});
-    rows_ += rows.sequence->plan().tokens;
+  for (Sequence* sequence : sequences) {
+    parts_.push_back({.sequence = sequence, .first_row = rows_});
+    rows_ += sequence->plan().tokens;
   }
 }
 

@@ -14,19 +14,14 @@
 
 namespace carousel {
 
-// A sequence's part of a step: rows [first_row, first_row + sequence->plan().tokens).
-struct SequenceRows {
-  Sequence* sequence = nullptr;
-  std::int64_t first_row = 0;
-};
-
 class LayerAttention final : public AttentionCallback {
  public:
   // `shared` outlives it.
   explicit LayerAttention(SharedCache* shared) : shared_(shared) {}
 
-  // The sequences of the next step, by their rows, which follow one another from row 0.
-  void Begin(std::span<const SequenceRows> sequences);
+  // The sequences of the next step, whose plans are made. Their rows follow one another from row 0.
+  void Begin(std::span<Sequence* const> sequences);
+  void Begin(Sequence* sequence) { Begin({&sequence, 1}); }
   // CHECKs the layer and that there are at least as many rows as the sequences have; those beyond
   // are padding, and their rows of `out` are not written.
   void Attend(std::int64_t layer, std::int64_t rows, const float* q, const float* k, const float* v,

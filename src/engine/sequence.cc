@@ -10,6 +10,17 @@
 #include "eviction/plan.h"
 
 namespace carousel {
+namespace {
+
+// The most of what the groups have; at least 0.
+template <typename Count>
+std::int64_t MostOf(std::int64_t groups, Count count) {
+  std::int64_t most = 0;
+  for (std::int64_t group = 0; group < groups; ++group) most = std::max(most, count(group));
+  return most;
+}
+
+}  // namespace
 
 Sequence::Sequence(SharedCache* shared)
     : shared_(shared),
@@ -18,7 +29,7 @@ Sequence::Sequence(SharedCache* shared)
       eviction_(shared->settings(), shared->layer_specs()),
       released_tokens_(static_cast<std::size_t>(shared->groups())),
       promoted_tokens_(released_tokens_.size()),
-      evicted_(released_tokens_.size()) {
+      forgotten_(released_tokens_.size()) {
   for (std::int64_t group = 0; group < shared->groups(); ++group)
     readers_.emplace_back(&blocks_, &tables_, group);
   if (shared->tier() != nullptr) {
@@ -185,12 +196,9 @@ const StepPlan& Sequence::Plan(const StepRequest& request) {
   plan_.tokens = request.tokens;
   plan_.is_prompt = request.is_prompt;
   Evict(request);
-  plan_.evicted_tokens = 0;
-  for (std::size_t group = 0; group < evicted_.size(); ++group) {
-    const std::int64_t evicted =
-        tables_.table(static_cast<std::int64_t>(group)).evicted_tokens() - released_tokens_[group];
-    plan_.evicted_tokens = std::max(plan_.evicted_tokens, evicted - evicted_[group]);
-  }
+  plan_.evicted_tokens = MostOf(tables_.groups(), [&](std::int64_t group) {
+    return Forgotten(group) - forgotten_[static_cast<std::size_t>(group)];
+  });
   const bool rotates_keys = shared_->settings().rules.rotation == Rotation::kKeys;
   begin_ = tables_.mark();
   try {
@@ -317,10 +325,8 @@ void Sequence::Commit(std::span<const TokenId> tokens, std::int64_t said) {
     ParallelFor(tables_.groups(), [&](std::int64_t group) { Observe(group); });
   if (recall_) recall_->Commit();
   blocks_.Commit();
-  for (std::size_t group = 0; group < evicted_.size(); ++group) {
-    evicted_[group] =
-        tables_.table(static_cast<std::int64_t>(group)).evicted_tokens() - released_tokens_[group];
-  }
+  for (std::int64_t group = 0; group < tables_.groups(); ++group)
+    forgotten_[static_cast<std::size_t>(group)] = Forgotten(group);
   begin_.reset();
 }
 
@@ -340,14 +346,13 @@ void Sequence::Clear() {
   said_.clear();
   std::fill(released_tokens_.begin(), released_tokens_.end(), 0);
   std::fill(promoted_tokens_.begin(), promoted_tokens_.end(), 0);
-  std::fill(evicted_.begin(), evicted_.end(), 0);
+  std::fill(forgotten_.begin(), forgotten_.end(), 0);
   for (AttentionRecord& record : gathered_) record.Clear();
   if (recall_) recall_->Clear();
   eviction_.Clear();
 }
 
-// --- What can be asked
-// -----------------------------------------------------------------------------
+// --- Questions -----------------------------------------------------------------------------------
 
 void Sequence::GatherAttention(bool gather) {
   if (gather == !gathered_.empty()) return;
@@ -384,29 +389,22 @@ std::vector<TokenId> Sequence::LastOfAnswers() const {
 }
 
 std::int64_t Sequence::resident_tokens() const {
-  std::int64_t most = 0;
-  for (std::int64_t group = 0; group < tables_.groups(); ++group)
-    most = std::max(most, tables_.table(group).resident_tokens());
-  return most;
+  return MostOf(tables_.groups(),
+                [&](std::int64_t group) { return tables_.table(group).resident_tokens(); });
+}
+
+std::int64_t Sequence::Forgotten(std::int64_t group) const {
+  return tables_.table(group).evicted_tokens() - released_tokens_[static_cast<std::size_t>(group)];
 }
 
 std::int64_t Sequence::forgotten_tokens() const {
-  std::int64_t most = 0;
-  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
-    most = std::max(most, tables_.table(group).evicted_tokens() -
-                              released_tokens_[static_cast<std::size_t>(group)]);
-  }
-  return most;
+  return MostOf(tables_.groups(), [&](std::int64_t group) { return Forgotten(group); });
 }
 
 std::int64_t Sequence::evicted_tokens() const {
-  std::int64_t most = 0;
-  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
-    const auto index = static_cast<std::size_t>(group);
-    most = std::max(most, tables_.table(group).evicted_tokens() - released_tokens_[index] +
-                              promoted_tokens_[index]);
-  }
-  return most;
+  return MostOf(tables_.groups(), [&](std::int64_t group) {
+    return Forgotten(group) + promoted_tokens_[static_cast<std::size_t>(group)];
+  });
 }
 
 }  // namespace carousel

@@ -38,9 +38,8 @@ class Sequence {
 
   const SequenceTables& tables() const { return tables_; }
   EvictionPlanner& eviction() { return eviction_; }
-  // The tokens read so far, from the first.
-  const std::vector<TokenId>& history() const { return history_; }
-  // Its last tokens, at most so many, in order; and of the tokens that the model itself has said.
+  // The last tokens of its history, at most so many, in order; and of those that the model itself
+  // has said.
   std::span<const TokenId> LastTokens(std::int64_t most) const;
   std::vector<TokenId> LastSaid(std::int64_t most) const;
   // The last token of each answer so far.
@@ -90,6 +89,8 @@ class Sequence {
   std::int64_t promoted_blocks() const { return promoted_blocks_; }
 
  private:
+  // Now in the group's table no more; what has only left a sliding window is no loss.
+  std::int64_t Forgotten(std::int64_t group) const;
   void Evict(const StepRequest& request);
   void ReleasePastWindows();
   void EvictLayers(std::int64_t room_tokens);
@@ -111,7 +112,7 @@ class Sequence {
   std::optional<RecallState> recall_;
   std::optional<RecallTasks> recall_tasks_;
   KeyRotation key_rotation_;
-  std::vector<TokenId> history_;
+  std::vector<TokenId> history_;               // all tokens read, from the first
   std::vector<TokenSpan> said_;                // parts of the history that were sampled, in order
   std::vector<std::int64_t> released_tokens_;  // [groups], past a sliding window: no loss
   std::vector<std::int64_t> promoted_tokens_;  // [groups], ever
@@ -123,7 +124,7 @@ class Sequence {
   StepPlan plan_;
   StepTrace trace_;
   std::optional<SequenceTables::Mark> begin_;  // none: no step is at hand
-  std::vector<std::int64_t> evicted_;          // [groups]: tokens, since the last commit
+  std::vector<std::int64_t> forgotten_;        // [groups], at the last commit
 };
 
 }  // namespace carousel

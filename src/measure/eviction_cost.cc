@@ -43,8 +43,7 @@ class FullCache {
     const float* q = load_.q.data();
     const float* k = load_.k.data() + first * layer.kv_heads * layer.key_dim;
     const float* v = load_.v.data() + first * layer.kv_heads * layer.value_dim;
-    const SequenceRows rows{.sequence = &sequence_, .first_row = 0};
-    attention_.Begin({&rows, 1});
+    attention_.Begin(&sequence_);
     for (std::int64_t i = 0; i < layers(); ++i)
       attention_.Attend(i, load_.shape.block_size, q, k, v, out_.data());
     sequence_.Commit(tokens_, 0);

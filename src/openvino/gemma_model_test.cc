@@ -12,13 +12,13 @@
 #include <vector>
 
 #include "carousel/engine.h"
+#include "measure/borrowed_model.h"
 #include "models/dense_attention.h"
 #include "models/plain_model.h"
 #include "openvino/openvino_model.h"
 #include "openvino/openvino_tokenizer.h"
 #include "rope/declared_rope.h"
 #include "rope/rope_probe.h"
-#include "testing/borrowed_model.h"
 
 namespace carousel {
 namespace {
@@ -128,7 +128,7 @@ TEST_F(GemmaModelTest, QueryAndKeyRotationAgreePastTheWindow) {
                                      .max_cache_size = 128,
                                      .rotation = rotation,
                                      .positions = PositionPolicy::kCompact};
-    const auto engine = Engine::Create(std::make_unique<testing::BorrowedModel>(model_), config);
+    const auto engine = Engine::Create(std::make_unique<BorrowedModel>(model_), config);
     engine->Submit({.prompt = tokens, .score_prompt = true});
     double sum = 0.0;
     while (engine->HasWork()) {

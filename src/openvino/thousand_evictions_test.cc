@@ -120,7 +120,6 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
   SharedCache shared(settings, layers);
   Sequence cache(&shared);
   LayerAttention attention(&shared);
-  const SequenceRows of_sequence{.sequence = &cache, .first_row = 0};
   const std::vector<TokenId> tokens = Tokens(kSteps * kBlock, model->spec().vocabulary_size);
   const std::vector<std::int64_t> all_rows = {0, 1, 2, 3, 4, 5, 6, 7};
 
@@ -134,7 +133,7 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
     const auto now = std::span(tokens).subspan(static_cast<std::size_t>(step * kBlock), kBlock);
     // Logits are a fifth of a step's work, and only the last step's are looked at.
     const auto rows = std::span(all_rows).first(step + 1 == kSteps ? all_rows.size() : 0);
-    attention.Begin({&of_sequence, 1});
+    attention.Begin(&cache);
     const std::span<const float> given = model->Forward({now, plan->position_ids, rows}, attention);
     cache.Commit(now, 0);
     logits.assign(given.begin(), given.end());

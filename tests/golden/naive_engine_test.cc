@@ -120,14 +120,35 @@ EngineMetrics Compare(const Scenario& s, std::mt19937_64* generator) {
   return engine->metrics();
 }
 
-TEST(NaiveEngine, SameLikelihoodsOverRandomScenarios) {
-  std::mt19937_64 generator(42);
-  for (int i = 0; i < RandomCases(120); ++i) {
-    const Scenario s = RandomScenario(&generator);
+// Compares scenarios that `make` makes of their number and a generator. Returns how many blocks
+// were promoted in all; stops at the first difference.
+template <typename Make>
+std::int64_t CompareMany(std::uint64_t seed, int cases, Make make) {
+  std::mt19937_64 generator(seed);
+  std::int64_t promoted = 0;
+  for (int i = 0; i < RandomCases(cases); ++i) {
+    const Scenario s = make(i, &generator);
     SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
-    Compare(s, &generator);
-    if (HasFatalFailure()) return;
+    promoted += Compare(s, &generator).promoted_blocks;
+    if (::testing::Test::HasFatalFailure()) break;
   }
+  return promoted;
+}
+
+// Several turns, each with an answer that the engine decodes and reads back.
+Scenario InTurns(Scenario s) {
+  s.tokens = 240;
+  s.turns = 3;
+  s.answer_tokens = 40;
+  return s;
+}
+
+TEST(NaiveEngine, SameLikelihoodsOverRandomScenarios) {
+  CompareMany(42, 120, [](int, auto* generator) { return RandomScenario(generator); });
+}
+
+TEST(NaiveEngine, SameLikelihoodsInConversations) {
+  CompareMany(45, 40, [](int, auto* generator) { return InTurns(RandomScenario(generator)); });
 }
 
 // So few blocks are stored that each is weighed by its keys: both choose by the same numbers. A
@@ -154,64 +175,35 @@ Scenario RandomRecallScenario(std::mt19937_64* generator) {
 }
 
 TEST(NaiveEngine, SameLikelihoodsWithRecall) {
-  std::mt19937_64 generator(43);
-  for (int i = 0; i < RandomCases(20); ++i) {
-    const Scenario s = RandomRecallScenario(&generator);
-    SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
-    Compare(s, &generator);
-    if (HasFatalFailure()) return;
-  }
+  CompareMany(43, 20, [](int, auto* generator) { return RandomRecallScenario(generator); });
 }
 
 TEST(NaiveEngine, SameLikelihoodsHoweverFewAreRecalled) {
-  std::mt19937_64 generator(44);
-  std::int64_t promoted = 0;
-  for (int i = 0; i < RandomCases(20); ++i) {
-    Scenario s = RandomRecallScenario(&generator);
-    s.config.recall.blocks = 1 + static_cast<std::int64_t>(generator() % 16);
-    SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
-    promoted += Compare(s, &generator).promoted_blocks;
-    if (HasFatalFailure()) return;
-  }
+  const std::int64_t promoted = CompareMany(44, 20, [](int, auto* generator) {
+    Scenario s = RandomRecallScenario(generator);
+    s.config.recall.blocks = 1 + static_cast<std::int64_t>((*generator)() % 16);
+    return s;
+  });
+  if (HasFatalFailure()) return;
   EXPECT_GT(promoted, 100);  // or the comparison says nothing about them
-}
-
-// Several turns, each with an answer that the engine decodes and reads back.
-TEST(NaiveEngine, SameLikelihoodsInConversations) {
-  std::mt19937_64 generator(45);
-  for (int i = 0; i < RandomCases(40); ++i) {
-    Scenario s = RandomScenario(&generator);
-    s.tokens = 240;
-    s.turns = 3;
-    s.answer_tokens = 40;
-    SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
-    Compare(s, &generator);
-    if (HasFatalFailure()) return;
-  }
 }
 
 // All that is forgotten comes back, or a few blocks. One query alone chooses in an answer, and
 // where two blocks weigh the same as far as rounding can tell, either may come: then likelihoods
 // differ by what the one says and the other does not.
 TEST(NaiveEngine, SameLikelihoodsInConversationsWithRecall) {
-  std::mt19937_64 generator(46);
-  std::int64_t promoted = 0;
-  for (int i = 0; i < RandomCases(20); ++i) {
-    Scenario s = RandomRecallScenario(&generator);
+  const std::int64_t promoted = CompareMany(46, 20, [](int i, auto* generator) {
+    Scenario s = InTurns(RandomRecallScenario(generator));
     s.config.recall.every = 1;  // each token of an answer chooses for itself
-    s.tokens = 240;
-    s.turns = 3;
-    s.answer_tokens = 40;
     if (i % 2 == 0) {
       s.model.trained_window = 1000;
       s.config.recall.blocks = (s.tokens + s.turns * s.answer_tokens) / s.config.cache.block_size;
     } else {
       s.tolerance = 0.05;
     }
-    SCOPED_TRACE(std::to_string(i) + ": " + s.Name());
-    promoted += Compare(s, &generator).promoted_blocks;
-    if (HasFatalFailure()) return;
-  }
+    return s;
+  });
+  if (HasFatalFailure()) return;
   EXPECT_TRUE(RandomCases(20) < 20 || promoted > 20) << promoted;
 }
 

@@ -19,13 +19,13 @@
 
 #include "carousel/error.h"
 #include "golden/naive_judge.h"
+#include "measure/borrowed_model.h"
 #include "models/dense_attention.h"
 #include "models/plain_model.h"
 #include "models/temporary_directory.h"
 #include "openvino/openvino_model.h"
 #include "rope/declared_rope.h"
 #include "rope/rope_probe.h"
-#include "testing/borrowed_model.h"
 
 namespace carousel {
 namespace {
@@ -132,7 +132,7 @@ TEST_P(ArchitectureTest, AnEvictedStreamEqualsDenseAttentionOverWhatIsLeft) {
     config.chunk_size = 24;
     config.eviction = EvictionConfig{
         .start_size = 8, .recent_size = 16, .max_cache_size = 48, .rotation = rotation};
-    const auto engine = Engine::Create(std::make_unique<testing::BorrowedModel>(Loaded()), config);
+    const auto engine = Engine::Create(std::make_unique<BorrowedModel>(Loaded()), config);
     testing::ExpectSameLikelihoods(*engine, {.model = naive_model,
                                              .rope = &rope,
                                              .config = &config,

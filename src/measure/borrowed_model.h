@@ -6,7 +6,7 @@
 
 #include "carousel/model.h"
 
-namespace carousel::testing {
+namespace carousel {
 
 class BorrowedModel : public Model {
  public:
@@ -21,4 +21,4 @@ class BorrowedModel : public Model {
   Model* model_;
 };
 
-}  // namespace carousel::testing
+}  // namespace carousel
