@@ -42,7 +42,8 @@ The whole sweep takes minutes; give fewer contexts or kinds of cache for less.
 
 Examples:
   carousel bench attention --json attention.jsonl
-  carousel bench attention --phase decode --contexts 512,4096 --kv-types f16,int8 --shifts none,2,every_block
+  carousel bench attention --phase decode --contexts 512,4096 --kv-types f16,int8 \
+    --shifts none,2,every_block
   carousel bench attention --phase eviction --contexts 512,4096
   carousel bench attention --phase prompt --contexts 8192 --queries 256 --no-openvino)";
 
@@ -53,14 +54,16 @@ take turns as caches do; what they decode is held against greedy decoding in the
 
 Examples:
   carousel bench model
-  carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 --kv-type-v int8
-  carousel bench model --contexts 256 --max-cache-size off --decode-tokens 256 --sampling greedy,chat)";
+  carousel bench model --contexts 512,2048,8192 --max-cache-size off,672 --kv-type-k int8 \
+    --kv-type-v int8
+  carousel bench model --contexts 256 --max-cache-size off --decode-tokens 256 \
+    --sampling greedy,chat)";
 
 constexpr const char* kSamplerFooter = R"(
 Chooses tokens from random logits that are spread as a model's are, without a model: the pass over all words
 that finds the largest and their sum is part of it. The ways take turns; a warm-up round is dropped. They are
-  greedy       the likeliest word                     chat         temperature 0.7, top-p 0.95, and
-  penalty      greedy with chat's penalty                          repetition penalty 1.1 over 256 tokens
+  greedy       the likeliest word                     chat         as carousel chat does: its --help-all has
+  penalty      greedy with chat's penalty                          the temperature, top-p, min-p and penalty
   temperature  1                                      top_p        0.95, at temperature 1
   top_k        40, at temperature 0.8                 min_p        0.05, at temperature 1
   logprobs     greedy, with the 20 likeliest words
@@ -222,7 +225,8 @@ class BenchModelCommand : public CommandDefinition {
         {1, 1 << 20}, &target_.decode_tokens);
     flags().List(
         {"--max-cache-size", "N,...",
-         "Most tokens in the cache, in each layer; off: keep every token (default off,672)"},
+         "Tokens kept in each layer; a chunk that is read comes on top; off: keep every token "
+         "(default off,672)"},
         [this](const std::vector<std::string>& words) { ReadCacheSizes(words); });
     AddSamplingWaysFlag(&flags(), "greedy", &target_.sampling);
     AddRoundsFlag(&flags(), &target_.rounds);

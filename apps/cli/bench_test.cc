@@ -72,6 +72,24 @@ TEST(BenchFlags, ReadsLists) {
   EXPECT_EQ(model.configs[1].cache.key_type, KvType::kInt8);
 }
 
+TEST(BenchFlags, ChatSamplesAsTheChatDoes) {
+  const auto chat = ParseAs<ChatFlags>({"chat"}).sampling.params;
+  const auto ways = ParseAs<BenchModelFlags>({"bench", "model", "--sampling", "chat,penalty"});
+  ASSERT_EQ(ways.sampling.size(), 2U);
+  const SamplingParams& measured = ways.sampling[0].params;
+  EXPECT_EQ(measured.temperature, chat.temperature);
+  EXPECT_EQ(measured.top_k, chat.top_k);
+  EXPECT_EQ(measured.top_p, chat.top_p);
+  EXPECT_EQ(measured.min_p, chat.min_p);
+  EXPECT_EQ(measured.presence_penalty, chat.presence_penalty);
+  EXPECT_EQ(measured.frequency_penalty, chat.frequency_penalty);
+  for (const NamedSampling& way : ways.sampling) {
+    EXPECT_EQ(way.params.repetition_penalty, chat.repetition_penalty) << way.name;
+    EXPECT_EQ(way.params.penalty_window, chat.penalty_window) << way.name;
+  }
+  EXPECT_EQ(ways.sampling[1].params.temperature, 0.0);
+}
+
 TEST(BenchFlags, SayWhatIsWrong) {
   EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or sampler");
   EXPECT_EQ(Problem({"bench", "memory"}),

@@ -5,26 +5,32 @@
 #include <cstddef>
 #include <random>
 
+#include "carousel/defaults.h"
+
 namespace carousel {
 namespace {
 
-constexpr NamedSampling kWays[] = {
-    {"greedy", {}},
-    {"chat", {.temperature = 0.7, .top_p = 0.95, .repetition_penalty = 1.1, .penalty_window = 256}},
-    {"penalty", {.repetition_penalty = 1.1, .penalty_window = 256}},
-    {"temperature", {.temperature = 1.0}},
-    {"top_p", {.temperature = 1.0, .top_p = 0.95}},
-    {"top_k", {.temperature = 0.8, .top_k = 40}},
-    {"min_p", {.temperature = 1.0, .min_p = 0.05}},
-    {"logprobs", {.logprobs = 20}},
-};
 constexpr std::int64_t kBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kPromptTokens = 512;
 constexpr float kDeviation = 5.0F;
 
 }  // namespace
 
-std::span<const NamedSampling> SamplingWays() { return kWays; }
+std::span<const NamedSampling> SamplingWays() {
+  static const SamplingParams chat = ChatSampling();
+  static const NamedSampling ways[] = {
+      {"greedy", {}},
+      {"chat", chat},
+      {"penalty",
+       {.repetition_penalty = chat.repetition_penalty, .penalty_window = chat.penalty_window}},
+      {"temperature", {.temperature = 1.0}},
+      {"top_p", {.temperature = 1.0, .top_p = 0.95}},
+      {"top_k", {.temperature = 0.8, .top_k = 40}},
+      {"min_p", {.temperature = 1.0, .min_p = 0.05}},
+      {"logprobs", {.logprobs = 20}},
+  };
+  return ways;
+}
 
 LogitRows::LogitRows(std::int64_t vocabulary_size)
     : vocabulary_size_(vocabulary_size),

@@ -19,8 +19,7 @@ struct NamedSampling {
   SamplingParams params;
 };
 
-// Ways to sample, greedy first. "chat" is what chats use: temperature 0.7, top-p 0.95 and a
-// repetition penalty of 1.1 over 256 tokens.
+// Ways to sample, greedy first. "chat" is what chats use: ChatSampling.
 std::span<const NamedSampling> SamplingWays();
 
 // Rows of random logits, spread as those of models are: normal with a standard deviation of 5 (of
