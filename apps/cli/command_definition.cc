@@ -32,15 +32,18 @@ constexpr const char* kStreamFooter = R"(
 Feeds the text as one sequence and reports how well the model predicts each next token: negative
 log-likelihood in nats per token, and perplexity. A segment covers the tokens [begin, end) of the text.
 
-The text is UTF-8. Bytes that are none, as logs have them, do not end it: each bad sequence, and each run of
-NULs, is read as one replacement character (U+FFFD), and the summary counts them. A file whose first 64 KB
-are largely no text (a program, a compressed file, another encoding: more than one character in ten) is refused.
+The text is UTF-8. Bytes that are not valid UTF-8, as logs have them, do not end it: each bad sequence, and
+each run of NULs, is read as one replacement character (U+FFFD), and the summary counts them. A file is
+refused when more than one character in ten of its first 64 KB is no text: a program, a compressed file,
+another encoding.
 When an error ends a text half-way, what was read is reported all the same, with finish_reason "error".
 
 Examples:
   carousel stream --text book.txt
-  carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512 --json out.jsonl
-  carousel stream --text book.txt --positions keep        (fails past the trained window: the control)
+  carousel stream --text book.txt --start-size 32 --recent-size 256 --max-cache-size 512 \
+    --json out.jsonl
+  # for comparison: predictions get bad past the trained window
+  carousel stream --text book.txt --positions keep
   tail -f server.log | carousel stream --text -)";
 
 constexpr const char* kGenerateFooter = R"(
@@ -55,7 +58,8 @@ Each line of FILE is one conversation, run from an empty cache:
 A turn has "prompt", and may have "max_new_tokens"; "score", an answer that is given instead of the
 model's own and whose negative log-likelihood is reported; "score_prompt": true, the same of the
 prompt's tokens; "pin": true, which keeps the prompt from ever being evicted. Prompts and scored
-answers are texts or arrays of token ids; ids are taken as they are. "raw": true leaves the chat template out. One line of JSON comes out per turn, then a summary.
+answers are texts or arrays of token ids; ids are taken as they are. "raw": true leaves the chat template
+out. One line of JSON comes out per turn, then a summary.
 
 --logits writes, for each token of each scored answer, the natural logarithm of the model's
 distribution that the token was one of: float32, little-endian, [tokens, vocabulary], row after row.
@@ -68,8 +72,9 @@ Examples:
 
 constexpr const char* kChatFooter = R"(
 At the prompt: /help lists the commands, a backslash at the end of a line continues it on the next, what is
-pasted is one message with its lines, Ctrl-C stops an answer, Ctrl-D ends the chat. The sampling defaults suit a small model; --temperature 0
-makes answers repeatable whatever the seed.
+pasted is one message with its lines, Ctrl-C stops an answer, Ctrl-D ends the chat. Where the input is no
+terminal, as from a file or a pipe, each line is a message. The sampling defaults suit a small model;
+--temperature 0 makes answers repeatable whatever the seed.
 
 Examples:
   carousel chat

@@ -10,8 +10,8 @@
 
 namespace carousel {
 
-// The reference's eviction (start, evictable and recent areas) with its sizes, and what the
-// policies take besides. Which policy is the default, and why: docs/decisions/0011-policies.md.
+// Eviction with openvino.genai's areas (start, evictable, recent) and its default sizes, and what
+// the policies take besides. Which policy is the default, and why: docs/decisions/0011-policies.md.
 struct EvictionConfig {
   std::int64_t start_size = 32;    // attention sinks, never evicted; multiple of block_size, > 0
   std::int64_t recent_size = 128;  // the newest tokens, never evicted; multiple of block_size, > 0

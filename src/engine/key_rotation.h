@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Key rotation, the reference's way: after an eviction the keys of every block that has moved are
+// Key rotation, openvino.genai's way: after an eviction the keys of every block that has moved are
 // rewritten where they lie, so that no query has to turn.
 #pragma once
 

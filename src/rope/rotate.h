@@ -35,7 +35,7 @@ struct KeyDeltas {
   std::int64_t columns = 1;                 // 1 or block_size
 };
 
-// Key rotation in place (review page "Token rotation"): keys[b] <- R(multiple * block_size) keys[b]
+// Key rotation in place (decision 3): keys[b] <- R(multiple * block_size) keys[b]
 // for each block. Negative multiples are the inverse angle that survivors behind a hole need. The
 // table must be extended far enough. blocks[b] points at kv_heads * block_size * head_dim floats in
 // `layout`.
