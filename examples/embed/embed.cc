@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model of one's own on an endless stream: one layer of attention over random vectors, which has
-// no sense and needs none. A real one computes its queries, keys and values, and does the rest.
+// Your own model on an endless stream. This one is a toy: one layer of attention over random
+// vectors, so the words that it writes mean nothing. A real model computes its queries, keys and
+// values from weights, and has many layers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
