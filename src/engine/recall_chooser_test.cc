@@ -128,6 +128,33 @@ TEST(FindCandidates, JudgesBlocksThatKeepTheirPositionsWhereTheyStand) {
   }
 }
 
+// A block that moves into the cache and is evicted again while the choice of it still holds.
+TEST(RecallState, FindsAChosenBlockThatIsBackInAnotherSlot) {
+  const TinyModel model({.layers = 1, .query_heads = 1, .kv_heads = 1, .trained_window = 4096});
+  const EngineSettings settings = SettingsOf(model.spec(), PositionPolicy::kKeep);
+  TierPools tier({.lanes = settings.recall_lanes});
+  RecallState state(settings, model.spec().layers, &tier);
+  const BlockShape& shape = settings.shapes[0];
+  AlignedBuffer<std::byte> data(shape.bytes());
+  std::fill_n(data.data(), shape.bytes(), std::byte{0});
+  const auto store = [&](Position at) {
+    state.Store(settings.groups[0], {.written = at, .logical = at, .tokens = kBlock}, data.data(),
+                shape, nullptr);
+  };
+  const Position chosen{0};
+  store(chosen);
+  const RecallChoice choice{.slot = state.store().Find(0, chosen), .logical = chosen};
+  EXPECT_EQ(state.SlotOf(0, choice), choice.slot);
+  state.Remove(settings.groups[0], chosen);
+  EXPECT_EQ(state.SlotOf(0, choice), -1);
+  store(Position{kBlock});  // where the chosen one lay
+  ASSERT_EQ(state.store().Find(0, Position{kBlock}), choice.slot);
+  EXPECT_EQ(state.SlotOf(0, choice), -1);
+  store(chosen);
+  EXPECT_EQ(state.SlotOf(0, choice), state.store().Find(0, chosen));
+  EXPECT_NE(state.SlotOf(0, choice), -1);
+}
+
 TEST(RankCandidates, TakesTheHeaviestAndOfEqualOnesTheNewer) {
   RecallPart part;
   part.candidates = {5, 6, 7};

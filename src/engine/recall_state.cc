@@ -121,14 +121,17 @@ void RecallState::Abandon() {
   for (auto& given : given_) given.is_changed = false;
 }
 
+std::int64_t RecallState::SlotOf(std::int64_t lane, const RecallChoice& choice) const {
+  const StoredBlock& before = store_.slots(lane)[static_cast<std::size_t>(choice.slot)];
+  if (before.present() && before.logical == choice.logical) return choice.slot;
+  return store_.Find(lane, choice.logical);
+}
+
 std::int64_t RecallState::recalled_blocks() const {
   std::int64_t blocks = 0;
   for (std::size_t lane = 0; lane < lanes_.size(); ++lane) {
-    const auto slots = store_.slots(static_cast<std::int64_t>(lane));
-    for (const RecallChoice& choice : lanes_[lane].value.choice) {
-      const StoredBlock& stored = slots[static_cast<std::size_t>(choice.slot)];
-      if (stored.present() && stored.logical == choice.logical) ++blocks;
-    }
+    for (const RecallChoice& choice : lanes_[lane].value.choice)
+      if (SlotOf(static_cast<std::int64_t>(lane), choice) >= 0) ++blocks;
   }
   return blocks;
 }

@@ -21,9 +21,9 @@
 
 namespace carousel {
 
-// A block that a KV head has chosen; the slot may meanwhile hold another.
+// A block that a KV head has chosen.
 struct RecallChoice {
-  std::int64_t slot = 0;
+  std::int64_t slot = 0;  // where it lay; it may have left, and may be back in another
   Position logical;
 };
 
@@ -60,6 +60,8 @@ class RecallState {
   EarnedMass Earned(std::int64_t group_index, const CacheGroup& group) const;
   // The group evicts: what was given is weighed from here anew.
   void ForgetGiven(std::int64_t group_index, const CacheGroup& group);
+  // Where a block lies that a lane has chosen; -1: it is no longer stored.
+  std::int64_t SlotOf(std::int64_t lane, const RecallChoice& choice) const;
   // Takes a copy of a full block that the group's table is about to lose, or drops it where there
   // is no room. Does not throw.
   void Store(const CacheGroup& group, const TableEntry& entry, const std::byte* data,

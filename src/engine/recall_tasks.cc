@@ -118,10 +118,11 @@ void RecallTasks::MergeChoice(const RecallLayer& layer, RecallPart* part) {
   part->recalled.clear();
   part->slots.clear();
   for (const RecallChoice& choice : state_->Change(part->lane).choice) {
-    const StoredBlock& stored = slots[static_cast<std::size_t>(choice.slot)];
-    if (!stored.present() || stored.logical != choice.logical) continue;
+    const std::int64_t slot = state_->SlotOf(part->lane, choice);
+    if (slot < 0) continue;
+    const StoredBlock& stored = slots[static_cast<std::size_t>(slot)];
     part->recalled.push_back({.written = stored.written, .logical = stored.logical});
-    part->slots.push_back(choice.slot);
+    part->slots.push_back(slot);
   }
   layer.tables->Merge(layer.first_group + part->group, part->recalled, &part->placements);
   part->blocks.clear();
