@@ -64,6 +64,8 @@ bool MultipliesWhatFits() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "testing/rounding_bound.h"
+
 namespace carousel {
 HWY_EXPORT(MultiplyCodeCall);
 HWY_EXPORT(MultipliesWhatFits);
@@ -124,7 +126,7 @@ bool TestSizes(std::int64_t rows, std::int64_t depth, std::int64_t columns, bool
         magnitude = std::abs(want) + std::abs(static_cast<double>(before[at]));
         want += static_cast<double>(before[at]);
       }
-      EXPECT_NEAR(static_cast<double>(c[at]), want, 4 * 0x1.0p-24 * magnitude)
+      EXPECT_NEAR(static_cast<double>(c[at]), want, RoundingBound(4, magnitude))
           << row << "," << column << " of " << rows << "x" << depth << "x" << columns;
     }
   }

@@ -22,6 +22,7 @@
 #include "cache/plane_layout.h"
 #include "rope/rotate.h"
 #include "testing/random_cases.h"
+#include "testing/rounding_bound.h"
 
 namespace carousel {
 namespace {
@@ -72,8 +73,32 @@ struct Case {
   std::int64_t counted = 0;
 };
 
-// A sequence as the naive cache sees it: every token with its plain key, and whether it is still
-// there.
+// The largest length of vectors of `dim` numbers that lie side by side.
+template <class Numbers>
+double LargestLength(const Numbers& numbers, std::int64_t dim) {
+  double largest = 0.0;
+  for (auto vector = numbers.begin(); vector != numbers.end(); vector += dim) {
+    double squares = 0.0;
+    for (auto x = vector; x != vector + dim; ++x)
+      squares += static_cast<double>(*x) * static_cast<double>(*x);
+    largest = std::max(largest, squares);
+  }
+  return std::sqrt(largest);
+}
+
+// As the cache will hold them, so that only what attention rounds is judged. Of f16 what Highway's
+// emulation does not know, subnormals, is 0.
+void RoundAsStored(KvType type, std::vector<float>* numbers) {
+  if (type != KvType::kF16) return;
+  std::vector<std::uint16_t> halves(numbers->size());
+  FloatToHalf(numbers->data(), halves.data(), std::ssize(halves));
+  HalfToFloat(halves.data(), numbers->data(), std::ssize(halves));
+  for (float& x : *numbers)
+    if (std::abs(x) < 0x1.0p-14F) x = 0.0F;
+}
+
+// A sequence as the naive cache sees it: every token with its key as it was written, and whether it
+// is still there. Check judges f32 and f16.
 class RandomSequence {
  public:
   RandomSequence(const Case& test_case, std::uint64_t seed)
@@ -104,7 +129,7 @@ class RandomSequence {
     OwnTask task = TaskOf(std::move(q));
     PagedAttention attention;
     attention.Run(task.Anew());
-    ExpectClose(expected, task.out, task.mass, filled);
+    ExpectClose(expected, Bound(reference_queries), task.out, task.mass, filled);
   }
 
   OwnTask RandomTask() {
@@ -189,7 +214,7 @@ class RandomSequence {
     tables_.KeysRotated(0);
   }
 
-  // Keeps the plain key for the reference and writes R(a) k to the block, as the model would.
+  // Writes R(a) k to the block, as the model would, and keeps it for the reference.
   void StoreToken(Position logical, Position written) {
     const AttentionLayerSpec& layer = case_.layer;
     const auto entries = tables_.table(0).entries();
@@ -197,18 +222,21 @@ class RandomSequence {
     while (entries[at].logical > logical) --at;
     std::byte* data = pools_.of(0).data(entries[at].block);
     if (logical == entries[at].logical) PoisonBlock(data);
-    std::vector<float> key = Normal(layer.kv_heads * layer.key_dim);
+    const std::vector<float> plain = Normal(layer.kv_heads * layer.key_dim);
     std::vector<float> value = Normal(layer.kv_heads * layer.value_dim);
-    ReferenceToken token{.written = {}, .attention = {}, .logical = logical};
-    token.key.assign(key.begin(), key.end());
+    RoundAsStored(case_.shape.value_type, &value);
+    ReferenceToken token{.written = written, .attention = {}, .logical = logical};
+    const std::vector<double> exact(plain.begin(), plain.end());
     for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
       std::vector<double> rotated(static_cast<std::size_t>(layer.key_dim));
       RotateVectorReference(case_.rope, static_cast<double>(written.value), layer.key_dim,
-                            token.key.data() + head * layer.key_dim, rotated.data());
-      const std::vector<float> as_float(rotated.begin(), rotated.end());
+                            exact.data() + head * layer.key_dim, rotated.data());
+      std::vector<float> key(rotated.begin(), rotated.end());
+      RoundAsStored(case_.shape.key_type, &key);
+      token.key.insert(token.key.end(), key.begin(), key.end());
       CodecFor(case_.shape.key_type)
           .WriteKeys(data + case_.shape.key_offset(head), case_.shape.block_size, layer.key_dim,
-                     logical - entries[at].logical, 1, as_float.data(), layer.key_dim);
+                     logical - entries[at].logical, 1, key.data(), layer.key_dim);
       CodecFor(case_.shape.value_type)
           .WriteValues(data + case_.shape.value_offset(head), case_.shape.block_size,
                        layer.value_dim, logical - entries[at].logical, 1,
@@ -269,24 +297,36 @@ class RandomSequence {
     return blocks;
   }
 
-  void ExpectClose(const ReferenceOutput& expected, const std::vector<float>& out,
-                   const std::vector<float>& mass, std::size_t filled) const {
-    // Values are normal, so outputs are of order one; 1e-5 relative to the largest of them.
-    double largest = 0.0;
-    for (const double value : expected.out) largest = std::max(largest, std::abs(value));
-    const double tolerance =
-        (case_.shape.key_type == KvType::kF16 ? 1e-2 : 1e-5) * std::max(largest, 0.1);
+  AttentionBound Bound(const std::vector<ReferenceQuery>& queries) const {
+    double query_length = 0.0;
+    double key_length = 0.0;
+    for (const ReferenceQuery& query : queries)
+      query_length = std::max(query_length, LargestLength(query.query, case_.layer.key_dim));
+    for (const ReferenceToken& token : tokens_)
+      key_length = std::max(key_length, LargestLength(token.key, case_.layer.key_dim));
+    // A query sees itself, which ALiBi takes nothing off. Keys are rotated once a step at most.
+    return AttentionBound({.key_dim = case_.layer.key_dim,
+                           .tokens = std::ssize(tokens_),
+                           .rotations = case_.rules.rotation == Rotation::kKeys ? case_.steps : 1,
+                           .scale = static_cast<double>(case_.layer.scale),
+                           .query = query_length,
+                           .key = key_length});
+  }
+
+  void ExpectClose(const ReferenceOutput& expected, const AttentionBound& bound,
+                   const std::vector<float>& out, const std::vector<float>& mass,
+                   std::size_t filled) const {
     for (std::size_t i = 0; i < out.size(); ++i) {
-      ASSERT_NEAR(static_cast<double>(out[i]), expected.out[i], tolerance) << "output " << i;
+      ASSERT_NEAR(static_cast<double>(out[i]), expected.out[i], bound.Output(expected.magnitude[i]))
+          << "output " << i;
     }
+    const auto rows = static_cast<double>(case_.layer.query_heads * case_.counted);
     for (std::size_t t = 0; t < mass.size(); ++t) {
       double sum = 0.0;
       for (std::int64_t i = case_.queries - case_.counted; t < filled && i < case_.queries; ++i) {
         sum += expected.mass[static_cast<std::size_t>(i) * filled + t];
       }
-      ASSERT_NEAR(static_cast<double>(mass[t]), sum,
-                  tolerance * static_cast<double>(case_.layer.query_heads * case_.counted))
-          << "mass " << t;
+      ASSERT_NEAR(static_cast<double>(mass[t]), sum, bound.Mass(sum, rows)) << "mass " << t;
     }
   }
 
@@ -441,7 +481,48 @@ class CodedBlocks {
   std::span<const AttentionBlock> coded() const { return coded_blocks_; }
   std::span<const AttentionBlock> floats() const { return float_blocks_; }
 
+  // What attention over these blocks may be off by, as codes or as floats, and an output's
+  // magnitude at most.
+  AttentionBound Bound(const AttentionLayerSpec& layer, const std::vector<float>& q,
+                       bool as_codes) const {
+    AttentionNorms norms{.key_dim = layer.key_dim,
+                         .tokens = std::ssize(coded_blocks_) * coded_shape_.block_size,
+                         .scale = static_cast<double>(layer.scale),
+                         .query = LargestLength(q, layer.key_dim),
+                         .key = key_length_};
+    if (as_codes && coded_shape_.key_type == KvType::kInt8) {
+      for (const float x : q)
+        norms.rounded_query = std::max(norms.rounded_query, std::abs(static_cast<double>(x)));
+    }
+    if (as_codes && coded_shape_.value_type == KvType::kInt8) norms.rounded_values = value_length_;
+    return AttentionBound(norms);
+  }
+  double largest_value() const { return largest_value_; }
+
  private:
+  void MeasureKeys(const float* plane) {  // [key_dim, block_size]
+    for (std::int64_t t = 0; t < float_shape_.block_size; ++t) {
+      double squares = 0.0;
+      for (std::int64_t d = 0; d < float_shape_.key_dim; ++d) {
+        const auto x = static_cast<double>(plane[d * float_shape_.block_size + t]);
+        squares += x * x;
+      }
+      key_length_ = std::max(key_length_, std::sqrt(squares));
+    }
+  }
+
+  void MeasureValues(const float* plane) {  // [block_size, value_dim]
+    for (std::int64_t d = 0; d < float_shape_.value_dim; ++d) {
+      double squares = 0.0;
+      for (std::int64_t t = 0; t < float_shape_.block_size; ++t) {
+        const auto x = static_cast<double>(plane[t * float_shape_.value_dim + d]);
+        squares += x * x;
+        largest_value_ = std::max(largest_value_, std::abs(x));
+      }
+      value_length_ = std::max(value_length_, std::sqrt(squares));
+    }
+  }
+
   void Fill(const BlockShape& shape, std::mt19937_64* generator) {
     std::normal_distribution<float> normal;
     std::byte* coded = coded_.back().data();
@@ -457,12 +538,13 @@ class CodedBlocks {
       CodecFor(shape.value_type)
           .WriteValues(value_plane, shape.block_size, shape.value_dim, 0, shape.block_size,
                        values.data(), shape.value_dim);
-      CodecFor(shape.key_type)
-          .ReadKeys(key_plane, shape.block_size, shape.key_dim,
-                    reinterpret_cast<float*>(plain + float_shape_.key_offset(head)));
+      auto* float_keys = reinterpret_cast<float*>(plain + float_shape_.key_offset(head));
+      auto* float_values = reinterpret_cast<float*>(plain + float_shape_.value_offset(head));
+      CodecFor(shape.key_type).ReadKeys(key_plane, shape.block_size, shape.key_dim, float_keys);
       CodecFor(shape.value_type)
-          .ReadValues(value_plane, shape.block_size, shape.value_dim,
-                      reinterpret_cast<float*>(plain + float_shape_.value_offset(head)));
+          .ReadValues(value_plane, shape.block_size, shape.value_dim, float_values);
+      MeasureKeys(float_keys);
+      MeasureValues(float_values);
     }
   }
 
@@ -472,19 +554,14 @@ class CodedBlocks {
   std::vector<AlignedBuffer<std::byte>> floats_;
   std::vector<AttentionBlock> coded_blocks_;
   std::vector<AttentionBlock> float_blocks_;
+  // The largest of all blocks and heads.
+  double key_length_ = 0.0;
+  double value_length_ = 0.0;  // of a channel of a block
+  double largest_value_ = 0.0;
 };
 
 constexpr KvType kAllTypes[] = {KvType::kF32, KvType::kF16, KvType::kBf16, KvType::kInt8,
                                 KvType::kInt4};
-
-// Few rows are rounded to 16 bits where they meet int8 codes (code_product-inl.h). Of normal
-// queries and keys a score is then off by some 4e-5, one standard deviation: the unit is sqrt(2) *
-// 4 * scale / 32767, an error sqrt(1 / 12) of it, and sqrt(key_dim) * scale is 1. Weights of a
-// block are off by less than 1 / 65534 of the largest. Everything else is the rounding of floats.
-float ToleranceOfCodes(const BlockShape& shape) {
-  const bool rounds = shape.key_type == KvType::kInt8 || shape.value_type == KvType::kInt8;
-  return rounds ? 1e-4F : 2e-5F;
-}
 
 // f32 blocks are judged by the dense reference; every other type by f32 blocks of the same numbers.
 TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
@@ -540,15 +617,21 @@ TEST(PagedAttention, CodesGiveWhatTheirFloatsGiveOnEveryTarget) {
                         .counted_queries = c.counted},
                        {.out = out.data(), .token_mass = mass}});
       }
-      const float tolerance = ToleranceOfCodes(c.shape);
+      const AttentionBound of_codes = blocks.Bound(c.layer, q, true);
+      const AttentionBound of_floats = blocks.Bound(c.layer, q, false);
+      const double tolerance =
+          of_codes.Output(blocks.largest_value()) + of_floats.Output(blocks.largest_value());
       for (std::size_t at = 0; at < outputs[0].size(); ++at) {
-        ASSERT_NEAR(outputs[1][at], outputs[0][at], tolerance)
+        ASSERT_NEAR(static_cast<double>(outputs[1][at]), static_cast<double>(outputs[0][at]),
+                    tolerance)
             << "case " << i << ", output " << at << ", key type " << i % 5 << ", value type "
             << i / 5 % 5;
       }
+      const auto rows = static_cast<double>(c.layer.query_heads * c.counted);
       for (std::size_t at = 0; at < masses[0].size(); ++at) {
-        ASSERT_NEAR(masses[1][at], masses[0][at],
-                    tolerance * static_cast<float>(c.layer.query_heads * c.counted));
+        const auto mass = static_cast<double>(masses[0][at]);
+        ASSERT_NEAR(static_cast<double>(masses[1][at]), mass,
+                    of_codes.Mass(mass, rows) + of_floats.Mass(mass, rows));
       }
     }
   }
@@ -633,7 +716,11 @@ TEST(PagedAttention, TasksOfHeadsThatKeepDifferentBlocks) {
     PagedAttention attention;
     attention.Run(tasks);
 
+    // Both are rounded to 16 bits alike, and otherwise each for itself.
+    const AttentionBound bound = blocks.Bound(c.layer, q, false);
+    const double tolerance = 2 * bound.Output(blocks.largest_value());
     const std::int64_t group = c.layer.query_heads / c.layer.kv_heads;
+    const auto rows = static_cast<double>(group * c.counted);
     for (std::size_t head = 0; head < whole.size(); ++head) {
       std::vector<float> expected(out.size());
       std::vector<float> alone(masses[head].size());
@@ -643,13 +730,16 @@ TEST(PagedAttention, TasksOfHeadsThatKeepDifferentBlocks) {
       for (std::int64_t query = 0; query < c.queries; ++query) {
         for (std::int64_t at = first; at < first + group * c.layer.value_dim; ++at) {
           const auto index = static_cast<std::size_t>(query * width + at);
-          ASSERT_NEAR(out[index], expected[index], 2e-5F) << "head " << head;
+          ASSERT_NEAR(static_cast<double>(out[index]), static_cast<double>(expected[index]),
+                      tolerance)
+              << "head " << head;
         }
       }
       AttentionInput task = tasks[head].input;
       attention.Run({task, {.out = expected.data(), .token_mass = alone}});
       for (std::size_t t = 0; t < alone.size(); ++t) {
-        ASSERT_NEAR(masses[head][t], alone[t], 2e-5F * static_cast<float>(group * c.counted));
+        const auto mass = static_cast<double>(alone[t]);
+        ASSERT_NEAR(static_cast<double>(masses[head][t]), mass, 2 * bound.Mass(mass, rows));
       }
     }
   }

@@ -10,6 +10,7 @@
 #include "cache/block_codec.h"
 #include "rope/rotate.h"
 #include "testing/random_cases.h"
+#include "testing/rounding_bound.h"
 
 namespace carousel {
 namespace {
@@ -107,14 +108,55 @@ Load MakeLoad(const LoadOptions& options, std::mt19937_64* generator) {
   return load;
 }
 
+// What the sweep may be off by: attention of the queries to sketches as keys, half of whose numbers
+// meet half of the features.
+AttentionBound BoundOf(const Load& load) {
+  const std::int64_t dim = load.layer.key_dim;
+  const std::int64_t depth = SketchDepth(dim);
+  AttentionNorms norms{.key_dim = dim,
+                       .tokens = std::ssize(load.sweep.slots),
+                       .scale = static_cast<double>(load.layer.scale)};
+  for (auto query = load.q.begin(); query != load.q.end(); query += dim) {
+    double squares = 0.0;
+    for (auto x = query; x != query + dim; ++x) {
+      squares += static_cast<double>(*x) * static_cast<double>(*x);
+      norms.rounded_query = std::max(norms.rounded_query, std::abs(static_cast<double>(*x)));
+    }
+    norms.query = std::max(norms.query, std::sqrt(squares));
+  }
+  std::vector<float> sketches(static_cast<std::size_t>(SketchTiles::kColumns * depth));
+  for (const AlignedBuffer<std::byte>& tile : load.sweep.sketches.tiles) {
+    CodecFor(SketchTiles::kType)
+        .ReadKeys(tile.data(), SketchTiles::kColumns, depth, sketches.data());
+    for (std::int64_t column = 0; column < SketchTiles::kColumns; ++column) {
+      double squares = 0.0;  // of the larger of the two numbers of each channel
+      for (std::int64_t i = 0; i < dim; ++i) {
+        const auto upper = static_cast<double>(
+            sketches[static_cast<std::size_t>(i * SketchTiles::kColumns + column)]);
+        const auto lower = static_cast<double>(
+            sketches[static_cast<std::size_t>((dim + i) * SketchTiles::kColumns + column)]);
+        squares += std::max(upper * upper, lower * lower);
+      }
+      norms.key = std::max(norms.key, std::sqrt(squares));
+    }
+  }
+  for (const float slope : load.layer.alibi_slopes) {
+    const auto farthest = static_cast<double>(*load.sweep.distance + load.sweep.queries);
+    norms.offset = std::max(norms.offset, std::abs(static_cast<double>(slope)) * farthest);
+  }
+  return AttentionBound(norms);
+}
+
 void ExpectNearReference(const Load& load) {
   std::vector<float> mass(load.sweep.slots.size(), -1.0F);
   std::vector<double> expected(mass.size());
   EstimateMass(load.sweep, mass);
   EstimateMassReference(load.sweep, expected);
+  const AttentionBound bound = BoundOf(load);
+  const auto rows =
+      static_cast<double>(load.sweep.queries * load.layer.query_heads / load.layer.kv_heads);
   for (std::size_t slot = 0; slot < mass.size(); ++slot) {
-    // Scores of some tens in float32, so relative errors of some 1e-5.
-    ASSERT_NEAR(static_cast<double>(mass[slot]), expected[slot], 1e-4 * expected[slot] + 1e-7)
+    ASSERT_NEAR(static_cast<double>(mass[slot]), expected[slot], bound.Mass(expected[slot], rows))
         << "slot " << slot;
     ASSERT_EQ(mass[slot] == 0.0F && !load.sweep.slots[slot].present(),
               !load.sweep.slots[slot].present());

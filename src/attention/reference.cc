@@ -66,13 +66,15 @@ ReferenceOutput ReferenceAttention(const AttentionLayerSpec& layer, const LayerR
   ReferenceOutput result;
   result.out.assign(queries.size() * static_cast<std::size_t>(layer.query_heads * layer.value_dim),
                     0.0);
+  result.magnitude.assign(result.out.size(), 0.0);
   result.mass.assign(queries.size() * tokens.size(), 0.0);
+  std::vector<std::vector<double>> keys;  // of the query head's KV head
   for (std::int64_t head = 0; head < layer.query_heads; ++head) {
     const std::int64_t kv_head = head / group;
-    std::vector<std::vector<double>> keys;
-    for (const ReferenceToken& token : tokens) {
-      keys.push_back(
-          Place(rope, token.key, kv_head, layer.key_dim, token.written, token.attention));
+    if (head % group == 0) keys.clear();
+    for (std::size_t t = keys.size(); t < tokens.size(); ++t) {
+      keys.push_back(Place(rope, tokens[t].key, kv_head, layer.key_dim, tokens[t].written,
+                           tokens[t].attention));
     }
     for (std::size_t i = 0; i < queries.size(); ++i) {
       const auto query = Place(rope, queries[i].query, head, layer.key_dim, queries[i].written,
@@ -88,12 +90,17 @@ ReferenceOutput ReferenceAttention(const AttentionLayerSpec& layer, const LayerR
                               ? 0.0
                               : static_cast<double>(layer.sinks[static_cast<std::size_t>(head)]);
       Softmax(weights, layer.sinks.empty() ? nullptr : &sink);
-      double* out = result.out.data() +
-                    (static_cast<std::int64_t>(i) * layer.query_heads + head) * layer.value_dim;
+      const std::int64_t first =
+          (static_cast<std::int64_t>(i) * layer.query_heads + head) * layer.value_dim;
+      double* out = result.out.data() + first;
+      double* magnitude = result.magnitude.data() + first;
       for (std::size_t t = 0; t < tokens.size(); ++t) {
         result.mass[i * tokens.size() + t] += weights[t];
         const double* value = tokens[t].value.data() + kv_head * layer.value_dim;
-        for (std::int64_t d = 0; d < layer.value_dim; ++d) out[d] += weights[t] * value[d];
+        for (std::int64_t d = 0; d < layer.value_dim; ++d) {
+          out[d] += weights[t] * value[d];
+          magnitude[d] += weights[t] * std::abs(value[d]);
+        }
       }
     }
   }

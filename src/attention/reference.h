@@ -31,6 +31,8 @@ struct ReferenceQuery {
 struct ReferenceOutput {
   std::vector<double> out;   // [queries, H * value_dim]
   std::vector<double> mass;  // [queries, tokens], summed over heads
+  // As out, of the values' magnitudes: what rounding takes a part of.
+  std::vector<double> magnitude;
 };
 
 // Takes every rotation back (R(-a), R(-b)), then turns query and key to the positions where they

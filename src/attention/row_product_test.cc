@@ -62,6 +62,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "cache/block_codec.h"
+#include "testing/rounding_bound.h"
 
 namespace carousel {
 HWY_EXPORT(MultiplyFloats);
@@ -120,8 +121,7 @@ void ExpectProduct(MultiplyFunction multiply, Call call, const void* codes,
             sum += static_cast<double>(before[at]);
             magnitude += std::abs(static_cast<double>(before[at]));
           }
-          const double tolerance = magnitude * static_cast<double>(call.depth + 3) * 0x1.0p-24;
-          ASSERT_NEAR(static_cast<double>(c[at]), sum, tolerance)
+          ASSERT_NEAR(static_cast<double>(c[at]), sum, RoundingBound(call.depth + 3, magnitude))
               << row << "," << column << " of " << call.rows << "x" << call.depth << "x"
               << call.columns;
         }
