@@ -31,6 +31,7 @@ struct NaiveGroup {
   AttentionLayerSpec spec;
   std::vector<ReferenceToken> tokens;
   std::vector<ReferenceToken> evicted;  // in stream order
+  std::vector<NaiveHabit> habits;       // [kv_heads]
   std::unique_ptr<Policy> policy;
   // What blocks were given by the policy's queries since the group last evicted.
   MassByBlock given;
@@ -56,6 +57,7 @@ std::vector<NaiveGroup> NaiveGroups(const ModelSpec& spec, Grouping grouping) {
     const std::int64_t queries = whole.query_heads / whole.kv_heads * step;
     for (std::int64_t head = 0; head < whole.kv_heads; head += step) {
       NaiveGroup group{.layer = layer, .first_kv_head = head, .spec = whole};
+      group.habits.resize(static_cast<std::size_t>(step));
       group.spec.kv_heads = step;
       group.spec.query_heads = queries;
       if (!whole.alibi_slopes.empty()) {
@@ -146,6 +148,7 @@ class NaiveCache final : public AttentionCallback {
   // mind.
   void Begin(std::int64_t tokens, bool is_prompt, std::int64_t prompt_left) {
     step_tokens_ = tokens;
+    is_prompt_ = is_prompt;
     prompt_left_ = prompt_left;
     for (std::size_t layer = 0; layer < spec_.layers.size(); ++layer) Evict(layer, is_prompt);
     // Query rotation cannot leave kKeep inside a block, so each block has to fit.
@@ -169,6 +172,7 @@ class NaiveCache final : public AttentionCallback {
   }
 
   std::int64_t length() const { return length_; }
+  const NaiveRecallCounts& recall_counts() const { return counts_; }
 
  private:
   void AttendGroup(NaiveGroup& group, std::int64_t tokens, const float* q, const float* k,
@@ -201,12 +205,12 @@ class NaiveCache final : public AttentionCallback {
         queries.push_back(std::move(query));
       }
       const NaiveRecalled recalled =
-          AttendWithRecall(config_, mode_,
+          AttendWithRecall(config_, {.mode = mode_, .is_prompt = is_prompt_},
                            {.spec = HeadOf(spec, head),
                             .rope = rope_.layers[group.layer],
                             .kept = HeadOf(kept, spec, head),
                             .evicted = HeadOf(group.evicted, spec, head)},
-                           queries);
+                           queries, &group.habits[static_cast<std::size_t>(head)], &counts_);
       const ReferenceOutput& result = recalled.output;
       const auto width = static_cast<std::ptrdiff_t>(per_kv_head * spec.value_dim);
       for (std::int64_t t = 0; t < tokens; ++t) {
@@ -440,10 +444,12 @@ class NaiveCache final : public AttentionCallback {
   PositionPolicy mode_ = PositionPolicy::kKeep;
   std::int64_t length_ = 0;
   std::int64_t step_tokens_ = 0;
+  bool is_prompt_ = false;
   std::int64_t prompt_left_ = 0;
   std::vector<NaiveGroup> groups_;
   std::vector<std::int64_t> sizes_;  // [layers]
   TokenSpan pinned_;                 // of the stream
+  NaiveRecallCounts counts_;
 
  public:
   void set_pinned(TokenSpan pinned) { pinned_ = pinned; }
@@ -464,7 +470,7 @@ class Judge {
     naive_.set_pinned(run.pinned);
   }
 
-  // Reads and answers. Stops at the first difference.
+  // Reads and answers. Stops at the first difference, and where recall is not decided.
   void Play(std::span<const TokenId> prompt) {
     Request request{.prompt = {prompt.begin(), prompt.end()},
                     .max_new_tokens = run_.answer_tokens,
@@ -485,14 +491,20 @@ class Judge {
                     : std::vector<TokenId>{*said_};
       if (is_prompt) unread.erase(unread.begin(), unread.begin() + step.tokens_processed);
       const auto logits = Forward(read, is_prompt, std::ssize(unread));
+      if (!decided()) return;
       if (is_prompt) ExpectScores(read, logits, step);
       before_.assign(logits.end() - static_cast<std::ptrdiff_t>(vocabulary_), logits.end());
       if (step.sampled) ExpectLikeliest(*step.sampled);
       if (::testing::Test::HasFatalFailure()) return;
+      judged_tokens_ = naive_.length();
     }
   }
 
-  std::int64_t length() const { return naive_.length(); }
+  // Whether it is known what the engine does next.
+  bool decided() const { return naive_.recall_counts().undecided == 0; }
+  NaiveReport report() const {
+    return {.judged_tokens = judged_tokens_, .recall = naive_.recall_counts()};
+  }
 
  private:
   std::span<const float> Forward(const std::vector<TokenId>& read, bool is_prompt,
@@ -543,22 +555,26 @@ class Judge {
   std::size_t vocabulary_;
   std::vector<float> before_;    // the last row that the naive model gave
   std::optional<TokenId> said_;  // sampled, not read yet
+  std::int64_t judged_tokens_ = 0;
 };
 
 }  // namespace
 
-void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run) {
+NaiveReport ExpectSameLikelihoods(Engine& engine, const NaiveRun& run) {
   Judge judge(&engine, run);
   const auto total = std::ssize(run.tokens);
-  for (std::int64_t turn = 0; turn < run.turns; ++turn) {
+  for (std::int64_t turn = 0; turn < run.turns && judge.decided(); ++turn) {
     const auto first = static_cast<std::size_t>(total * turn / run.turns);
     const auto last = static_cast<std::size_t>(total * (turn + 1) / run.turns);
     judge.Play(run.tokens.subspan(first, last - first));
-    if (::testing::Test::HasFatalFailure()) return;
+    if (::testing::Test::HasFatalFailure()) return judge.report();
   }
   // The last answer's last token was not read.
-  EXPECT_EQ(judge.length(),
-            total + run.turns * run.answer_tokens - (run.answer_tokens > 0 ? 1 : 0));
+  if (judge.decided()) {
+    EXPECT_EQ(judge.report().judged_tokens,
+              total + run.turns * run.answer_tokens - (run.answer_tokens > 0 ? 1 : 0));
+  }
+  return judge.report();
 }
 
 }  // namespace carousel::testing

@@ -9,6 +9,7 @@
 
 #include "carousel/engine.h"
 #include "carousel/model.h"
+#include "golden/naive_recall.h"
 #include "rope/rope_spec.h"
 
 namespace carousel::testing {
@@ -26,8 +27,15 @@ struct NaiveRun {
   std::int64_t answer_tokens = 0;
 };
 
+struct NaiveReport {
+  // Of the stream, read by both with the same result; all of them, unless rounding alone decided
+  // what is recalled: the comparison ends there.
+  std::int64_t judged_tokens = 0;
+  NaiveRecallCounts recall;
+};
+
 // Feeds both the tokens, step by step as the engine takes them, and expects the same likelihood of
 // each, as many of them, and the likeliest word of the naive one wherever the engine says one.
-void ExpectSameLikelihoods(Engine& engine, const NaiveRun& run);
+NaiveReport ExpectSameLikelihoods(Engine& engine, const NaiveRun& run);
 
 }  // namespace carousel::testing
