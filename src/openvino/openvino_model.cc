@@ -9,6 +9,7 @@
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/infer_request.hpp>
 #include <openvino/runtime/properties.hpp>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -178,6 +179,16 @@ std::string_view Name(ModelPrecision precision) {
   return "";
 }
 
+// How many threads the runtime is asked for; 0: as many as there are processors. In bf16 at least
+// two: on CPUs with AMX its fused feed-forward operation gives weights that are not quantised to
+// pairs of threads, and with one thread it divides by none (2026.4.1).
+std::int64_t RuntimeThreads(const OpenVinoModelOptions& options) {
+  if (options.precision != ModelPrecision::kBf16) return options.threads;
+  constexpr std::int64_t kPair = 2;
+  if (options.threads == 0) return std::thread::hardware_concurrency() == 1 ? kPair : 0;
+  return std::max(options.threads, kPair);
+}
+
 ov::AnyMap CompileProperties(const OpenVinoModelOptions& options) {
   // Both are said explicitly: on CPUs that can, the defaults are bf16 and groups of 32.
   const bool is_bf16 = options.precision == ModelPrecision::kBf16;
@@ -191,8 +202,8 @@ ov::AnyMap CompileProperties(const OpenVinoModelOptions& options) {
       // other.
       ov::hint::enable_cpu_pinning(false),
   };
-  if (options.threads > 0)
-    properties.insert(ov::inference_num_threads(static_cast<std::int32_t>(options.threads)));
+  if (const std::int64_t threads = RuntimeThreads(options); threads > 0)
+    properties.insert(ov::inference_num_threads(static_cast<std::int32_t>(threads)));
   return properties;
 }
 

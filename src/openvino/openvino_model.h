@@ -25,7 +25,7 @@ enum class ModelPrecision {
 struct OpenVinoModelOptions {
   std::filesystem::path
       directory;  // openvino_model.xml and .bin; config.json, generation_config.json if there
-  std::int64_t threads = 0;  // 0: one per core
+  std::int64_t threads = 0;  // 0: one per core; bf16 takes two at least
   ModelPrecision precision = ModelPrecision::kF32;
 };
 
