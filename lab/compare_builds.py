@@ -137,16 +137,34 @@ def compare_texts(arguments):
     return differing
 
 
-def timed(program, model, contexts, arguments):
+def bench_command(program, model, arguments):
+    return [*program, "bench", "model", "--model", model, "--contexts", ",".join(map(str, arguments.contexts)),
+            "--decode-tokens", arguments.decode_tokens, "--max-cache-size", arguments.max_cache_size, "--rounds",
+            arguments.rounds_inside, "--json", "-"]
+
+
+def start(command):
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def rates(process):
     """Tokens per second by context and kind."""
-    command = [*program, "bench", "model", "--model", model, "--contexts", ",".join(map(str, contexts)),
-               "--decode-tokens", arguments.decode_tokens, "--max-cache-size", arguments.max_cache_size, "--rounds",
-               arguments.rounds_inside, "--json", "-"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_SECONDS,
-                            check=True)
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    if process.returncode != 0:
+        raise RuntimeError(f"{process.args[0]} ended with status {process.returncode}")
+    rows = [json.loads(line) for line in output.splitlines()]
     return {(row["context"], str(row["max_cache_size"] or "off"), kind): row[f"{kind}_tokens_per_s"]
             for row in rows if row.get("type") == "model" for kind in ("prompt", "decode")}
+
+
+def timed(order, model, arguments):
+    """The rates of both builds: one after the other, or at the same time, each on one processor of its own."""
+    commands = {which: bench_command(getattr(arguments, which), model, arguments) for which in order}
+    if not arguments.beside:
+        return {which: rates(start(commands[which])) for which in order}
+    processes = {which: start(["taskset", "--cpu-list", processor, *commands[which], "--threads", 1])
+                 for processor, which in enumerate(order)}
+    return {which: rates(process) for which, process in processes.items()}
 
 
 def compare_speed(arguments):
@@ -154,7 +172,7 @@ def compare_speed(arguments):
         ratios, old, new = {}, {}, {}
         for number in range(arguments.rounds):
             order = ["before", "after"] if number % 2 == 0 else ["after", "before"]
-            speeds = {which: timed(getattr(arguments, which), model, arguments.contexts, arguments) for which in order}
+            speeds = timed(order, model, arguments)
             for key, speed in speeds["before"].items():
                 ratios.setdefault(key, []).append(speeds["after"][key] / speed)
                 old.setdefault(key, []).append(speed)
@@ -177,6 +195,9 @@ def main():
     parser.add_argument("--contexts", nargs="+", type=int, default=[300, 333, 400, 512, 2048])
     parser.add_argument("--max-cache-size", default="off", help="of the speeds")
     parser.add_argument("--decode-tokens", type=int, default=64)
+    parser.add_argument("--beside", action="store_true",
+                        help="both at the same time, each on a processor of its own, which they change every round: "
+                             "what others do to the machine then meets both")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rounds-inside", type=int, default=3, help="that a process times; it reports their median")
     arguments = parser.parse_args()
