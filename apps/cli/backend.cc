@@ -8,18 +8,23 @@
 
 namespace carousel {
 
+void TellYieldedSizes(const EngineConfig& asked, const EngineConfig& settled,
+                      const ModelSpec& model, TextOutput* err) {
+  const std::string sizes = YieldedSizes(asked, settled);
+  if (sizes.empty()) return;
+  err->TryWrite(
+      fmt::format("carousel: note: defaults gave way to what was asked for and to the "
+                  "window of {} tokens that the model was trained on: {}\n",
+                  model.trained_window, sizes));
+}
+
 LoadedEngine Load(Backend* backend, const ModelFlags& flags, const EngineConfig& config,
                   TextOutput* err) {
   std::unique_ptr<Model> model = backend->LoadModel(flags);
   std::unique_ptr<Tokenizer> tokenizer =
       backend->LoadTokenizer(flags, model->spec().vocabulary_size);
   LoadedEngine loaded{std::move(tokenizer), backend->CreateEngine(std::move(model), config)};
-  const std::string sizes = YieldedSizes(config, loaded.engine->config());
-  if (!sizes.empty())
-    err->TryWrite(
-        fmt::format("carousel: note: defaults gave way to what was asked for and to the "
-                    "window of {} tokens that the model was trained on: {}\n",
-                    loaded.engine->model().spec().trained_window, sizes));
+  TellYieldedSizes(config, loaded.engine->config(), loaded.engine->model().spec(), err);
   return loaded;
 }
 

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "carousel/engine.h"
 #include "carousel/model.h"
+#include "carousel/single_sequence_engine.h"
 #include "carousel/tokenizer.h"
 #include "cli/console.h"
 #include "cli/flags.h"
@@ -23,8 +23,8 @@ class Backend {
   // `vocabulary_size` is the model's.
   virtual std::unique_ptr<Tokenizer> LoadTokenizer(const ModelFlags& flags,
                                                    std::int64_t vocabulary_size) = 0;
-  virtual std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
-                                               const EngineConfig& config) = 0;
+  virtual std::unique_ptr<SingleSequenceEngine> CreateEngine(std::unique_ptr<Model> model,
+                                                             const EngineConfig& config) = 0;
   // The attention of another engine, to be measured beside ours; empty where there is none. `load`
   // outlives it.
   virtual std::vector<std::unique_ptr<AttentionContender>> RivalAttention(
@@ -36,10 +36,13 @@ class Backend {
 // An engine with the tokenizer of its model.
 struct LoadedEngine {
   std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<Engine> engine;
+  std::unique_ptr<SingleSequenceEngine> engine;
 };
 
 // Says on `err` which defaults gave way to the model's window.
+void TellYieldedSizes(const EngineConfig& asked, const EngineConfig& settled,
+                      const ModelSpec& model, TextOutput* err);
+// Says so as well.
 LoadedEngine Load(Backend* backend, const ModelFlags& flags, const EngineConfig& config,
                   TextOutput* err);
 

@@ -12,6 +12,7 @@
 #include "cli/usage_error.h"
 #include "config/members.h"
 #include "config/setting_value.h"
+#include "config/sizes.h"
 
 namespace carousel {
 namespace {
@@ -20,6 +21,7 @@ constexpr const char* kBenchFooter = R"(
 Examples:
   carousel bench attention --contexts 512,4096 --kv-types f16,int8
   carousel bench model --contexts 512,2048 --max-cache-size off,672
+  carousel bench serve --concurrency 1,4,16
   carousel bench sampler)";
 
 constexpr const char* kAttentionFooter = R"(
@@ -58,6 +60,20 @@ Examples:
     --kv-type-v int8
   carousel bench model --contexts 256 --max-cache-size off --decode-tokens 256 \
     --sampling greedy,chat)";
+
+constexpr const char* kServeFooter = R"(
+Answers the same requests at each concurrency, which is how many are at work at once; more wait in line. Prompts
+are random tokens, and answers have the length that was drawn, whatever the model says. Lengths and arrivals come
+from --seed. A request's time to first token begins when it arrives; its time per token is of the tokens after the
+first. "decode steps" are those in which nobody read a prompt: median time by number of answers in them, and the
+best throughput that such steps allow, as a share of which the throughput of answers alone can be read.
+
+--load FILE gives the requests instead, one JSON object a line: {"prompt": [token ids], "answer": N, "at": seconds}.
+
+Examples:
+  carousel bench serve
+  carousel bench serve --requests 64 --concurrency 16 --max-cache-size 512 --json serve.jsonl
+  carousel bench serve --rate 4 --prompt-tokens 100,400 --answer-tokens 50,50)";
 
 constexpr const char* kSamplerFooter = R"(
 Chooses tokens from random logits that are spread as a model's are, without a model: the pass over all words
@@ -276,6 +292,77 @@ class BenchModelCommand : public CommandDefinition {
   ConfigDraft cache_;
 };
 
+class BenchServeCommand : public CommandDefinition {
+ public:
+  explicit BenchServeCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Work");
+    flags().Integer(
+        {"--requests", "N", fmt::format("How many requests (default {})", target_.requests)},
+        {1, 1'000'000}, &target_.requests);
+    flags().Integers({"--concurrency", "N,...",
+                      fmt::format("How many are answered side by side (default {})",
+                                  fmt::join(target_.concurrency, ","))},
+                     {1, kMostRequests}, &target_.concurrency);
+    AddLengthsFlag("--prompt-tokens", "Tokens of a prompt", &target_.prompt);
+    AddLengthsFlag("--answer-tokens", "Tokens of an answer", &target_.answer);
+    flags().List({"--rate", "X",
+                  "Requests that arrive in a second, at random; 0: all at the beginning (default "
+                  "0)"},
+                 [this](const std::vector<std::string>& words) { ReadRate(words); });
+    flags().List(
+        {"--seed", "N", "The same seed gives the same requests (default 0)"},
+        [this](const std::vector<std::string>& words) {
+          target_.seed = static_cast<std::uint64_t>(ReadInteger(words.back(), {0, INT64_MAX}));
+        });
+    flags().OptionalText({"--load", "FILE", "The requests are in this file"}, &target_.load_file);
+    AddModelFlags(&flags(), &target_.model);
+    AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+    AddOutputFlags(&flags(), &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    invocation.labels = ModelLabels(flags());
+    target_.config = CheckedConfig(cache_, invocation.labels);
+    invocation.labels["load"] = flags().Label("--load");
+    RefuseEmpty(flags(), "--load", target_.load_file.value_or(""));
+    RefuseEmpty(flags(), "--model", target_.model.directory);
+    RefuseEmpty(flags(), "--json", target_.json);
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  void AddLengthsFlag(const char* flag, const char* description, LengthRange* target) {
+    flags().List(
+        {flag, "N,N",
+         fmt::format("{}, least and most (default {},{})", description, target->least,
+                     target->most)},
+        [flag, target](const std::vector<std::string>& words) {
+          if (words.size() != 2)
+            throw UsageError(fmt::format("{}: give the least and the most, as 16,128", flag));
+          target->least = ReadInteger(words[0], {1, 1 << 20});
+          target->most = ReadInteger(words[1], {target->least, 1 << 20});
+        });
+  }
+
+  void ReadRate(const std::vector<std::string>& words) {
+    std::size_t used = 0;
+    try {
+      target_.rate = std::stod(words.back(), &used);
+    } catch (const std::exception&) {
+      used = 0;
+    }
+    const bool fits = used == words.back().size() && target_.rate >= 0.0 && target_.rate <= 1e6;
+    if (!fits)
+      throw UsageError(fmt::format("\"{}\" is not a number from 0 to 1000000", words.back()));
+  }
+
+  BenchServeFlags target_;
+  ConfigDraft cache_;
+};
+
 class BenchSamplerCommand : public CommandDefinition {
  public:
   explicit BenchSamplerCommand(CLI::App* app) : CommandDefinition(app) {
@@ -305,13 +392,16 @@ class BenchSamplerCommand : public CommandDefinition {
 
 void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinition>>* commands) {
   CLI::App* bench = AddCommand(
-      program, "bench", "Measure how fast attention, models and sampling are here", kBenchFooter);
+      program, "bench", "Measure how fast attention, models, many requests and sampling are here",
+      kBenchFooter);
   bench->require_subcommand(0, 1);
   commands->push_back(Define<BenchAttentionCommand>(
       bench, "attention", "Time attention alone, beside OpenVINO's and the machine's own limits",
       kAttentionFooter));
   commands->push_back(Define<BenchModelCommand>(
       bench, "model", "Time prompt and decode of a model in different caches", kModelFooter));
+  commands->push_back(Define<BenchServeCommand>(
+      bench, "serve", "Answer many requests side by side, and time each", kServeFooter));
   commands->push_back(Define<BenchSamplerCommand>(
       bench, "sampler", "Time the choice of a token in different ways", kSamplerFooter));
 }

@@ -44,6 +44,25 @@ struct BenchModelFlags {
   std::string json;
 };
 
+// Ends included.
+struct LengthRange {
+  std::int64_t least = 0;
+  std::int64_t most = 0;
+};
+
+struct BenchServeFlags {
+  ModelFlags model;
+  EngineConfig config;
+  std::int64_t requests = 32;
+  std::vector<std::int64_t> concurrency = {1, 4, 16};
+  LengthRange prompt = {32, 1024};  // tokens; as many between 32 and 64 as between 512 and 1,024
+  LengthRange answer = {16, 128};   // tokens
+  double rate = 0.0;                // requests that arrive in a second; 0: all at the beginning
+  std::uint64_t seed = 0;
+  std::optional<std::string> load_file;  // in place of all of these
+  std::string json;
+};
+
 struct BenchSamplerFlags {
   std::vector<std::int64_t> vocabularies = {49'152, 262'144};  // words
   std::vector<NamedSampling> sampling = {SamplingWays().begin(), SamplingWays().end()};

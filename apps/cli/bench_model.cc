@@ -15,8 +15,8 @@
 
 #include "answers/prompt_file.h"
 #include "base/clock.h"
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "cli/commands.h"
 #include "cli/numbers.h"
 #include "cli/progress.h"
@@ -53,8 +53,8 @@ std::vector<TokenId> RandomPrompt(const BenchModelFlags& flags, std::int64_t voc
 // A prompt and what is generated after it, from an empty cache.
 class Generation : public Contender {
  public:
-  Generation(Engine* engine, const NamedSampling& sampling, const std::vector<TokenId>& prompt,
-             std::int64_t decode_tokens)
+  Generation(SingleSequenceEngine* engine, const NamedSampling& sampling,
+             const std::vector<TokenId>& prompt, std::int64_t decode_tokens)
       : engine_(engine), sampling_(sampling), prompt_(prompt), decode_tokens_(decode_tokens) {}
 
   void Run() override {
@@ -73,7 +73,7 @@ class Generation : public Contender {
     decode_rates_.push_back(static_cast<double>(decode_tokens_) / SecondsBetween(first_token, end));
   }
 
-  const Engine& engine() const { return *engine_; }
+  const SingleSequenceEngine& engine() const { return *engine_; }
   const NamedSampling& sampling() const { return sampling_; }
   // Tokens per second, without the warm-up.
   Spread PromptRate() const { return SpreadOf({prompt_rates_.begin() + 1, prompt_rates_.end()}); }
@@ -87,7 +87,7 @@ class Generation : public Contender {
   }
 
  private:
-  Engine* engine_;
+  SingleSequenceEngine* engine_;
   NamedSampling sampling_;
   const std::vector<TokenId>& prompt_;
   std::int64_t decode_tokens_;
@@ -114,9 +114,9 @@ const Generation* GreedyBeside(const std::vector<Generation>& generations,
 
 ordered_json Line(const Generation& generation, const Generation* greedy, std::int64_t context,
                   const BenchModelFlags& flags) {
-  const Engine& engine = generation.engine();
+  const SingleSequenceEngine& engine = generation.engine();
   const EngineConfig& config = engine.config();
-  const EngineMetrics metrics = engine.metrics();
+  const SequenceMetrics metrics = engine.metrics();
   ordered_json line = {{"type", "model"},
                        {"engine", "carousel"},
                        {"model", engine.model().spec().name},
@@ -168,7 +168,7 @@ int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* conso
   if (flags.token_ids_file) tokens = ReadPrompt(flags);
   const std::unique_ptr<Model> model = backend->LoadModel(flags.model);
   if (tokens.empty()) tokens = RandomPrompt(flags, model->spec().vocabulary_size);
-  std::vector<std::unique_ptr<Engine>> engines;
+  std::vector<std::unique_ptr<SingleSequenceEngine>> engines;
   for (const EngineConfig& config : flags.configs)
     engines.push_back(backend->CreateEngine(std::make_unique<BorrowedModel>(model.get()), config));
   if (table)

@@ -91,11 +91,11 @@ TEST(BenchFlags, ChatSamplesAsTheChatDoes) {
 }
 
 TEST(BenchFlags, SayWhatIsWrong) {
-  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or sampler");
+  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or serve or sampler");
   EXPECT_EQ(Problem({"bench", "memory"}),
-            "memory: unknown after bench; use attention or model or sampler");
+            "memory: unknown after bench; use attention or model or serve or sampler");
   EXPECT_EQ(Problem({"bench", "--rounds", "3"}),
-            "--rounds: unknown after bench; use attention or model or sampler");
+            "--rounds: unknown after bench; use attention or model or serve or sampler");
   EXPECT_EQ(Problem({"bench", "attention", "--context", "64"}),
             "--context: unknown flag; did you mean --contexts?");
   EXPECT_EQ(Problem({"bench", "attention", "64"}),

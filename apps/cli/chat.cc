@@ -89,7 +89,7 @@ class Chat {
   void NoteTurn(const Answer& answer);
   std::string Stats() const;
 
-  Engine* engine_;
+  SingleSequenceEngine* engine_;
   Conversation conversation_;
   const Interrupt& interrupt_;
   Console* console_;
@@ -179,7 +179,7 @@ void Chat::NoteTakenBack(std::string_view why) {
 }
 
 void Chat::NoteTurn(const Answer& answer) {
-  const EngineMetrics metrics = engine_->metrics();
+  const SequenceMetrics metrics = engine_->metrics();
   std::string_view ending;
   if (answer.finish_reason == FinishReason::kCancelled) ending = "; stopped";
   if (answer.finish_reason == FinishReason::kLength) ending = "; cut off at --max-new-tokens";
@@ -190,7 +190,7 @@ void Chat::NoteTurn(const Answer& answer) {
 }
 
 std::string Chat::Stats() const {
-  const EngineMetrics metrics = engine_->metrics();
+  const SequenceMetrics metrics = engine_->metrics();
   return fmt::format(
       "{} messages, {} tokens: {} remembered, {} forgotten in {} evictions\n"
       "cache: {} in use of {} ({} bytes per token); rotation {}, positions {}\n"

@@ -70,6 +70,25 @@ Examples:
   carousel evaluate --tasks tasks.jsonl --no-eviction --logits whole.f32 --json whole.jsonl
   echo '{"id": 1, "raw": true, "turns": [{"prompt": "One, two,"}]}' | carousel evaluate --tasks -)";
 
+constexpr const char* kBatchFooter = R"(
+Each line of FILE is one request, each with a custom_id of its own. OpenAI's batch lines are read:
+  {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [...], ...}}
+(also /v1/completions, with a "prompt"), and plain ones:
+  {"custom_id": "b", "prompt": "..." or "messages": [...], "max_tokens": 64, "temperature": 0, "ignore_eos": false}
+A plain prompt is a user's message, or with --raw the text that the model reads; an array of token ids is read as
+it is. A line may also have top_p, top_k, min_p, seed, stop, repetition_penalty, presence_penalty,
+frequency_penalty; what it does not say is as the flags are.
+
+One line comes out for each, in the order in which they end: OpenAI's answer, or
+  {"custom_id", "text", "finish_reason", "usage": {...}, "kv": {...}}
+A request that cannot be answered gets a line with an "error"; the others go on. Started again with the same files,
+a batch that was stopped leaves out what is answered already.
+
+Examples:
+  carousel batch --requests requests.jsonl --out answers.jsonl
+  carousel batch --requests requests.jsonl --out answers.jsonl --concurrency 16 --max-cache-size 512
+  echo '{"custom_id": 1, "prompt": "One, two,"}' | carousel batch --requests - --out - --raw)";
+
 constexpr const char* kChatFooter = R"(
 At the prompt: /help lists the commands, a backslash at the end of a line continues it on the next, what is
 pasted is one message with its lines, Ctrl-C stops an answer, Ctrl-D ends the chat. Where the input is no
@@ -313,6 +332,52 @@ class EvaluateCommand : public CommandDefinition {
   ConfigDraft cache_;
 };
 
+constexpr std::int64_t kBatchConcurrency = 8;
+constexpr std::int64_t kBatchCheckpointBytes = std::int64_t{256} << 20;
+
+class BatchCommand : public CommandDefinition {
+ public:
+  explicit BatchCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Requests");
+    flags().Text(
+        {"--requests", "FILE", "The requests, one JSON object a line; -: standard input", "text"},
+        &target_.requests);
+    flags().Text({"--out", "FILE", "Add a line for each answer there; -: standard output"},
+                 &target_.out);
+    flags().Switch({"--raw", "", "Give plain prompts to the model without the chat template"},
+                   &target_.raw);
+    cache_.config.scheduler.max_running = kBatchConcurrency;
+    cache_.config.checkpoint_bytes = kBatchCheckpointBytes;
+    AddSchedulingFlags(&flags(), &cache_);
+    AddModelFlags(&flags(), &target_.model);
+    target_.sampling.max_new_tokens = 256;
+    AddSamplingFlags(&flags(), &target_.sampling);
+    AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    SettleCache(flags(), cache_, &target_.config, &invocation);
+    CheckSampling(target_.sampling, invocation.labels);
+    CheckPaths(flags(), target_.model, nullptr);
+    for (const char* flag : {"--requests", "--out"}) {
+      if (!flags().Given(flag))
+        throw UsageError(fmt::format("{}: missing; give a file, or -", flag));
+    }
+    RefuseEmpty(flags(), "--requests", target_.requests);
+    RefuseEmpty(flags(), "--out", target_.out);
+    invocation.labels["prompt"] = flags().Label("--requests");
+    invocation.labels["out"] = flags().Label("--out");
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  BatchFlags target_;
+  ConfigDraft cache_;
+};
+
 class ChatCommand : public CommandDefinition {
  public:
   explicit ChatCommand(CLI::App* app) : CommandDefinition(app) {
@@ -395,6 +460,8 @@ std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program
   commands.push_back(Define<EvaluateCommand>(
       program, "evaluate", "Run many conversations and report answers, scores and cache sizes",
       kEvaluateFooter));
+  commands.push_back(Define<BatchCommand>(
+      program, "batch", "Answer many requests of a file, several at once", kBatchFooter));
   commands.push_back(Define<ChatCommand>(program, "chat", "Talk without an end", kChatFooter));
   DefineBench(program, &commands);
   return commands;

@@ -30,8 +30,8 @@ class CommandDefinition {
   FlagSet flags_;
 };
 
-// Adds models, info, stream, generate, evaluate, chat and the two of bench to `program`, which must
-// outlive them.
+// Adds models, info, stream, generate, evaluate, batch, chat and the four of bench to `program`,
+// which must outlive them.
 std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program);
 
 // What several definitions share. Each throws UsageError that names the flag.

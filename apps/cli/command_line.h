@@ -18,7 +18,8 @@ struct PrintText {
 
 struct Invocation {
   std::variant<PrintText, ModelsFlags, InfoFlags, StreamFlags, GenerateFlags, EvaluateFlags,
-               ChatFlags, BenchAttentionFlags, BenchModelFlags, BenchSamplerFlags>
+               BatchFlags, ChatFlags, BenchAttentionFlags, BenchModelFlags, BenchServeFlags,
+               BenchSamplerFlags>
       command;
   // How errors that come up later call the settings.
   FieldLabels labels;

@@ -89,16 +89,21 @@ std::string FlagOf(const Setting& setting) {
 }
 
 TEST(CommandLine, HelpAllHasEverySetting) {
-  const std::string common = HelpOf({"generate"}, "--help");
-  const std::string all = HelpOf({"generate"}, "--help-all");
+  std::string common;
+  std::string all;
   for (const Setting& setting : SettingTable()) {
     if (setting.flag.empty()) continue;
+    const char* command = setting.group == SettingGroup::kScheduling ? "batch" : "generate";
+    common = HelpOf({command}, "--help");
+    all = HelpOf({command}, "--help-all");
     const std::string flag =
         "\n  " + std::string(setting.flag) + " " + std::string(setting.value_name);
     EXPECT_NE(all.find(flag), std::string::npos) << flag;
     EXPECT_EQ(common.find(flag) != std::string::npos, setting.common) << flag;
     EXPECT_NE(all.find(setting.help + " (default"), std::string::npos) << setting.help;
   }
+  common = HelpOf({"generate"}, "--help");
+  all = HelpOf({"generate"}, "--help-all");
   for (const char* words : {"--temperature X", "--max-cache-size N", "--recall-blocks K",
                             "--model DIR", "--threads N", "--precision P", "--json FILE"})
     EXPECT_NE(common.find(words), std::string::npos) << words;
@@ -109,9 +114,11 @@ TEST(CommandLine, HelpAllHasEverySetting) {
 }
 
 TEST(CommandLine, EverySettingIsAFlagAndAVariable) {
-  const std::vector<std::string> words = {"generate", "--prompt", "a"};
   for (const Setting& setting : SettingTable()) {
     if (setting.flag.empty()) continue;
+    std::vector<std::string> words = {"generate", "--prompt", "a"};
+    if (setting.group == SettingGroup::kScheduling)
+      words = {"batch", "--requests", "a", "--out", "b"};
     std::string variable = "CAROUSEL" + FlagOf(setting).substr(1);
     std::replace(variable.begin(), variable.end(), '-', '_');
     std::transform(variable.begin(), variable.end(), variable.begin(),
@@ -322,12 +329,13 @@ TEST(CommandLine, DefaultsAreWholeBlocksOfAnySize) {
 }
 
 TEST(CommandLine, SaysWhatIsWrong) {
+  EXPECT_EQ(Problem({}),
+            "no command; use models, info, stream, generate, evaluate, batch, chat or bench, or "
+            "see carousel "
+            "--help");
   EXPECT_EQ(
-      Problem({}),
-      "no command; use models, info, stream, generate, evaluate, chat or bench, or see carousel "
-      "--help");
-  EXPECT_EQ(Problem({"strem"}),
-            "strem: unknown command; use models, info, stream, generate, evaluate, chat or bench");
+      Problem({"strem"}),
+      "strem: unknown command; use models, info, stream, generate, evaluate, batch, chat or bench");
   EXPECT_EQ(Problem({"--verbose"}), "--verbose: unknown flag; see carousel --help");
   EXPECT_EQ(Problem({"stream"}),
             "--text: missing; give --text FILE, or --text - for standard input");

@@ -13,9 +13,11 @@ int RunInfo(const InfoFlags& flags, Backend* backend, Console* console);
 int RunStream(const StreamFlags& flags, Backend* backend, Console* console);
 int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console);
 int RunEvaluate(const EvaluateFlags& flags, Backend* backend, Console* console);
+int RunBatch(const BatchFlags& flags, Backend* backend, Console* console);
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console);
 int RunBenchAttention(const BenchAttentionFlags& flags, Backend* backend, Console* console);
 int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* console);
+int RunBenchServe(const BenchServeFlags& flags, Backend* backend, Console* console);
 int RunBenchSampler(const BenchSamplerFlags& flags, Console* console);
 
 // The whole program: parses, runs, and says in one line on standard error what went wrong.

@@ -214,6 +214,7 @@ TEST_F(ProgramTest, ASummaryHoldsEverySetting) {
   ASSERT_EQ(result.status, 0) << result.err;
   const json summary = json::parse(result.out);
   for (const Setting& setting : SettingTable()) {
+    if (setting.group == SettingGroup::kScheduling) continue;  // of many requests
     const json& part = setting.group == SettingGroup::kSampling ? summary["sampling"] : summary;
     EXPECT_TRUE(part.contains(std::string(setting.name))) << setting.name;
   }

@@ -67,7 +67,7 @@ class Evaluation {
   const EvaluateFlags& flags_;
   const Tokenizer& tokenizer_;
   PromptEncoder encoder_;
-  Engine* engine_;
+  SingleSequenceEngine* engine_;
   std::optional<TurnFormat> format_;
   const Interrupt& interrupt_;
   std::optional<LogitsFile> logits_;
@@ -115,7 +115,7 @@ Request Evaluation::RequestOf(const EvaluationTask& task, std::size_t index) {
 }
 
 void Evaluation::Watch(const StepResult& step, TurnFigures* figures) {
-  const EngineMetrics metrics = engine_->metrics();
+  const SequenceMetrics metrics = engine_->metrics();
   figures->peak_cache_bytes = std::max(figures->peak_cache_bytes, metrics.cache_bytes);
   figures->peak_resident_tokens = std::max(figures->peak_resident_tokens, metrics.resident_tokens);
   figures->peak_recall_bytes = std::max(figures->peak_recall_bytes, metrics.recall_bytes);
@@ -139,7 +139,7 @@ ordered_json Evaluation::RunTurn(const EvaluationTask& task, std::size_t index) 
     ids.push_back(token.token);
     nll.push_back(-static_cast<double>(token.logprob));
   }
-  const EngineMetrics metrics = engine_->metrics();
+  const SequenceMetrics metrics = engine_->metrics();
   ordered_json line{{"type", "turn"},
                     {"id", task.id},
                     {"turn", index},

@@ -68,6 +68,12 @@ void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, ConfigDraft* target) 
   add(SettingGroup::kCache);
 }
 
+void AddSchedulingFlags(FlagSet* flags, ConfigDraft* target) {
+  flags->Heading("Many at once");
+  AddSettings(flags, SettingGroup::kScheduling, {}, {.engine = &target->config},
+              [target](const Setting& setting) { target->NoteGiven(setting); });
+}
+
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
   flags->Heading("Sampling");
   flags->Integer(

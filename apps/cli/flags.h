@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "carousel/config.h"
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 #include "cli/flag_set.h"
 #include "config/config_draft.h"
 
@@ -72,6 +72,15 @@ struct EvaluateFlags {
   std::string logits;  // empty: no file
 };
 
+struct BatchFlags {
+  ModelFlags model;
+  EngineConfig config;
+  SamplingFlags sampling;  // of lines that do not say
+  std::string requests;
+  std::string out;
+  bool raw = false;
+};
+
 struct ChatFlags {
   ModelFlags model;
   EngineConfig config;
@@ -89,6 +98,8 @@ struct CacheFlagChoice {
 // targets hold.
 void AddModelFlags(FlagSet* flags, ModelFlags* target);
 void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, ConfigDraft* target);
+// Of commands that answer many requests.
+void AddSchedulingFlags(FlagSet* flags, ConfigDraft* target);
 // All but --logprobs, which --json alone shows.
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
 void AddLogprobsFlag(FlagSet* flags, SamplingFlags* target);

@@ -95,7 +95,8 @@ ordered_json LogprobsOf(const Answer& answer) {
   return list;
 }
 
-ordered_json Summary(const Answer& answer, const GenerateFlags& flags, const Engine& engine) {
+ordered_json Summary(const Answer& answer, const GenerateFlags& flags,
+                     const SingleSequenceEngine& engine) {
   std::vector<TokenId> token_ids;
   for (const SampledToken& sampled : answer.tokens) token_ids.push_back(sampled.token);
   ordered_json summary{{"type", "summary"},
@@ -117,7 +118,7 @@ ordered_json Summary(const Answer& answer, const GenerateFlags& flags, const Eng
   return summary;
 }
 
-std::string Figures(const Answer& answer, const EngineMetrics& metrics) {
+std::string Figures(const Answer& answer, const SequenceMetrics& metrics) {
   return fmt::format(
       "{} prompt tokens at {:.0f} tok/s, first token after {:.0f} ms; {} new tokens at {:.1f} "
       "tok/s ({}); "
@@ -130,7 +131,7 @@ std::string Figures(const Answer& answer, const EngineMetrics& metrics) {
 
 // Says that a prompt was too long for the cache; empty: it was not. `begun` is how things stood
 // when the answer's first token had been read, which is when the cache has come down to its size.
-std::string ForgottenNote(std::int64_t prompt_tokens, const EngineMetrics& begun) {
+std::string ForgottenNote(std::int64_t prompt_tokens, const SequenceMetrics& begun) {
   const std::int64_t forgotten =
       std::min(prompt_tokens, begun.logical_tokens - begun.resident_tokens);
   if (forgotten <= 0) return "";
@@ -163,7 +164,7 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   prompt.Fill(&encoder, &request);
   const bool shown = flags.json != "-";
   std::int64_t sampled = 0;
-  EngineMetrics begun;
+  SequenceMetrics begun;
   const Answer answer = RunRequest(engine.get(), encoder, std::move(request), prompt.Stops(),
                                    {.show =
                                         [&](std::string_view part) {

@@ -23,9 +23,10 @@ constexpr std::array<int, 2> kSignals = {SIGINT, SIGTERM};
 // What the handler reaches. Lock-free, as signal handlers need it. The handler may run on any
 // thread; its last act is the byte in the pipe, which Clear() waits for.
 std::atomic<int> raised_signal = 0;
-std::atomic<Engine*> watched_engine = nullptr;
+std::atomic<SingleSequenceEngine*> watched_engine = nullptr;
 std::atomic<int> wake_write_fd = -1;
-static_assert(std::atomic<Engine*>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+static_assert(std::atomic<SingleSequenceEngine*>::is_always_lock_free &&
+              std::atomic<int>::is_always_lock_free);
 
 void OnSignal(int signal_number) {
   const int saved_errno = errno;
@@ -33,7 +34,7 @@ void OnSignal(int signal_number) {
     std::signal(signal_number, SIG_DFL);
     raise(signal_number);
   }
-  if (Engine* engine = watched_engine.load()) engine->Cancel();
+  if (SingleSequenceEngine* engine = watched_engine.load()) engine->Cancel();
   const char byte = 0;
   [[maybe_unused]] const ssize_t written = write(wake_write_fd.load(), &byte, 1);
   errno = saved_errno;
@@ -50,7 +51,7 @@ Interrupt::Interrupt() {
 }
 
 Interrupt::~Interrupt() {
-  if (watched_engine.load() != nullptr) {
+  if (watches_) {
     for (const int signal_number : kSignals) std::signal(signal_number, SIG_DFL);
   }
   watched_engine = nullptr;
@@ -58,8 +59,9 @@ Interrupt::~Interrupt() {
   for (const int fd : pipe_) close(fd);
 }
 
-void Interrupt::Watch(Engine* engine) {
+void Interrupt::Watch(SingleSequenceEngine* engine) {
   watched_engine = engine;
+  watches_ = true;
   struct sigaction action {};
   action.sa_handler = OnSignal;
   sigemptyset(&action.sa_mask);

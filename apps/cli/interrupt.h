@@ -2,7 +2,7 @@
 // Ctrl-C, and SIGTERM, as something that a command can finish by.
 #pragma once
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 
 namespace carousel {
 
@@ -16,8 +16,8 @@ class Interrupt {
   Interrupt(const Interrupt&) = delete;
   Interrupt& operator=(const Interrupt&) = delete;
 
-  // `engine` must outlive this.
-  void Watch(Engine* engine);
+  // `engine` must outlive this. Without one a signal is only remembered.
+  void Watch(SingleSequenceEngine* engine = nullptr);
   // The signal that came; 0: none.
   int signal() const;
   bool raised() const { return signal() != 0; }
@@ -30,6 +30,7 @@ class Interrupt {
 
  private:
   int pipe_[2] = {-1, -1};
+  bool watches_ = false;
 };
 
 }  // namespace carousel

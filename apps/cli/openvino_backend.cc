@@ -38,9 +38,9 @@ class OpenVinoBackend : public Backend {
     return LoadOpenVinoTokenizer(flags.directory, vocabulary_size);
   }
 
-  std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
-                                       const EngineConfig& config) override {
-    return Engine::Create(std::move(model), config);
+  std::unique_ptr<SingleSequenceEngine> CreateEngine(std::unique_ptr<Model> model,
+                                                     const EngineConfig& config) override {
+    return SingleSequenceEngine::Create(std::move(model), config);
   }
 
   std::vector<std::unique_ptr<AttentionContender>> RivalAttention(

@@ -25,11 +25,14 @@ int Run(const Invocation& invocation, Backend* backend, Console* console) {
           return RunGenerate(flags, backend, console);
         if constexpr (std::is_same_v<Flags, EvaluateFlags>)
           return RunEvaluate(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, BatchFlags>) return RunBatch(flags, backend, console);
         if constexpr (std::is_same_v<Flags, ChatFlags>) return RunChat(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchAttentionFlags>)
           return RunBenchAttention(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchModelFlags>)
           return RunBenchModel(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, BenchServeFlags>)
+          return RunBenchServe(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchSamplerFlags>)
           return RunBenchSampler(flags, console);
         if constexpr (std::is_same_v<Flags, PrintText>) {

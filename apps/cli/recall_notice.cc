@@ -7,9 +7,9 @@
 
 namespace carousel {
 
-std::string RecallNotice::Once(const Engine& engine) {
+std::string RecallNotice::Once(const SingleSequenceEngine& engine) {
   if (said_growth_ && said_window_) return "";
-  const EngineMetrics metrics = engine.metrics();
+  const SequenceMetrics metrics = engine.metrics();
   std::string notes;
   if (!said_growth_ && metrics.recall_refused_growths > 0) {
     said_growth_ = true;

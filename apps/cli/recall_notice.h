@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 
 namespace carousel {
 
@@ -14,7 +14,7 @@ class RecallNotice {
   // A line for standard error the first time that the second tier could not grow, and the first
   // time that a token was read beyond the trained window; else empty. For any moment between two
   // steps.
-  std::string Once(const Engine& engine);
+  std::string Once(const SingleSequenceEngine& engine);
 
  private:
   bool said_growth_ = false;

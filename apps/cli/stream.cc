@@ -33,10 +33,10 @@ class StreamReport {
     if (!flags.json.empty()) json_.emplace(flags.json, console->out.fd());
   }
 
-  void Begin(const Engine& engine);
-  void Step(const SegmentMeter& meter, const Engine& engine);
-  void Row(const Segment& segment, const Engine& engine);
-  void Summary(const Segment& total, std::int64_t replaced, const Engine& engine,
+  void Begin(const SingleSequenceEngine& engine);
+  void Step(const SegmentMeter& meter, const SingleSequenceEngine& engine);
+  void Row(const Segment& segment, const SingleSequenceEngine& engine);
+  void Summary(const Segment& total, std::int64_t replaced, const SingleSequenceEngine& engine,
                std::string_view finish_reason);
 
  private:
@@ -47,22 +47,22 @@ class StreamReport {
   RecallNotice recall_notice_;
 };
 
-void StreamReport::Begin(const Engine& engine) {
+void StreamReport::Begin(const SingleSequenceEngine& engine) {
   if (!table_) return;
-  const EngineMetrics metrics = engine.metrics();
+  const SequenceMetrics metrics = engine.metrics();
   console_->out.Write(fmt::format("{}, rotation {}, positions {}\n", engine.model().spec().name,
                                   Name(metrics.rotation), Name(metrics.positions)));
   console_->out.Write(fmt::format("{:>12} {:>8} {:>10} {:>8} {:>9} {:>12} {:>9}\n", "tokens", "nll",
                                   "ppl", "tok/s", "resident", "evicted", "memory"));
 }
 
-void StreamReport::Step(const SegmentMeter& meter, const Engine& engine) {
+void StreamReport::Step(const SegmentMeter& meter, const SingleSequenceEngine& engine) {
   if (const std::string notice = recall_notice_.Once(engine); !notice.empty()) {
     progress_.Hide();
     console_->err.TryWrite(notice);
   }
   if (!progress_.IsDue()) return;
-  const EngineMetrics metrics = engine.metrics();
+  const SequenceMetrics metrics = engine.metrics();
   const Segment segment = meter.unfinished().value_or(meter.total());
   progress_.Show(
       fmt::format("{} tokens | nll {:.3f} ppl {:.2f} | {:.0f} tok/s | {} resident, {} evicted | {}",
@@ -71,8 +71,8 @@ void StreamReport::Step(const SegmentMeter& meter, const Engine& engine) {
                   Grouped(metrics.evicted_tokens), Megabytes(ReadProcessMemory().rss_bytes)));
 }
 
-void StreamReport::Row(const Segment& segment, const Engine& engine) {
-  const EngineMetrics metrics = engine.metrics();
+void StreamReport::Row(const Segment& segment, const SingleSequenceEngine& engine) {
+  const SequenceMetrics metrics = engine.metrics();
   const std::int64_t rss_bytes = ReadProcessMemory().rss_bytes;
   progress_.Hide();
   if (table_) {
@@ -95,7 +95,7 @@ void StreamReport::Row(const Segment& segment, const Engine& engine) {
 }
 
 // What key rotation does to keys that are not exact.
-std::string RoundingOf(const EngineMetrics& metrics) {
+std::string RoundingOf(const SequenceMetrics& metrics) {
   if (metrics.requantisation_error == 0.0) return "";
   return fmt::format(" (rounding keys by {:.2g} % at each eviction)",
                      100.0 * metrics.requantisation_error);
@@ -108,9 +108,9 @@ std::string ReplacedIn(std::int64_t replaced) {
                      replaced == 1 ? "sequence" : "sequences");
 }
 
-void StreamReport::Summary(const Segment& total, std::int64_t replaced, const Engine& engine,
-                           std::string_view finish_reason) {
-  const EngineMetrics metrics = engine.metrics();
+void StreamReport::Summary(const Segment& total, std::int64_t replaced,
+                           const SingleSequenceEngine& engine, std::string_view finish_reason) {
+  const SequenceMetrics metrics = engine.metrics();
   progress_.Hide();
   if (table_) {
     console_->out.Write(fmt::format(
@@ -143,7 +143,7 @@ void StreamReport::Summary(const Segment& total, std::int64_t replaced, const En
 // Feeds an engine whole chunks, so that the result does not depend on how the text came in.
 class StreamReader {
  public:
-  StreamReader(Engine* engine, const Interrupt& interrupt, const StreamFlags& flags,
+  StreamReader(SingleSequenceEngine* engine, const Interrupt& interrupt, const StreamFlags& flags,
                StreamReport* report)
       : engine_(engine),
         interrupt_(interrupt),
@@ -164,7 +164,7 @@ class StreamReader {
  private:
   void Read(std::size_t count);
 
-  Engine* engine_;
+  SingleSequenceEngine* engine_;
   const Interrupt& interrupt_;
   std::int64_t max_tokens_;
   std::int64_t taken_ = 0;
@@ -230,7 +230,7 @@ int RunStream(const StreamFlags& flags, Backend* backend, Console* console) {
   Interrupt interrupt;
   PeekedSource source(OpenByteSource(flags.text, interrupt.wake_fd()));
   loaded = Load(backend, flags.model, flags.config, &console->err);
-  Engine* const engine = loaded.engine.get();
+  SingleSequenceEngine* const engine = loaded.engine.get();
   interrupt.Watch(engine);
   report.Begin(*engine);
 

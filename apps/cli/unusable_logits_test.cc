@@ -34,8 +34,8 @@ class PoisonedBackend : public TinyBackend {
     poison.active = false;
     return std::make_unique<PoisonedModel>(TinyBackend::LoadModel(flags), &poison);
   }
-  std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
-                                       const EngineConfig& config) override {
+  std::unique_ptr<SingleSequenceEngine> CreateEngine(std::unique_ptr<Model> model,
+                                                     const EngineConfig& config) override {
     auto engine = TinyBackend::CreateEngine(std::move(model), config);
     poison.active = true;
     return engine;

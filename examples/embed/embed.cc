@@ -9,8 +9,8 @@
 #include <random>
 #include <vector>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 
 constexpr std::int64_t kWords = 50;
 constexpr std::int64_t kDim = 16;
@@ -67,7 +67,7 @@ int main() try {
   config.eviction->start_size = 8;
   config.eviction->recent_size = 16;
   config.eviction->max_cache_size = 64;
-  const auto engine = carousel::Engine::Create(std::make_unique<ToyModel>(), config);
+  const auto engine = carousel::SingleSequenceEngine::Create(std::make_unique<ToyModel>(), config);
   engine->Submit({.prompt = {1, 2, 3}, .max_new_tokens = 10'000, .sampling = {.temperature = 1.0}});
   while (engine->HasWork()) {
     const carousel::StepResult step = engine->Step();

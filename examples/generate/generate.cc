@@ -5,8 +5,8 @@
 #include <string>
 
 #include "carousel/defaults.h"
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "openvino/openvino_model.h"
 #include "openvino/openvino_tokenizer.h"
 #include "text/incremental_detokenizer.h"
@@ -20,7 +20,7 @@ int Generate(const std::string& directory, const std::string& prompt) {
   const auto tokenizer = carousel::LoadOpenVinoTokenizer(directory, model->spec().vocabulary_size);
   carousel::EngineConfig config = carousel::DefaultEngineConfig();
   config.eviction->max_cache_size = 512;
-  const auto engine = carousel::Engine::Create(std::move(model), config);
+  const auto engine = carousel::SingleSequenceEngine::Create(std::move(model), config);
 
   // What a user writes stays text, whatever words are in it; the template's marks are marks.
   const carousel::TurnFormat turns = carousel::TurnFormat::Load(directory);

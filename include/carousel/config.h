@@ -19,6 +19,7 @@ struct CacheConfig {
   // (tokens). 0: no limit beyond what the eviction settings and the machine's memory imply.
   std::int64_t limit_bytes = 0;
   std::int64_t limit_tokens = 0;
+  friend bool operator==(const CacheConfig&, const CacheConfig&) = default;
 };
 
 // Which sizes give way to others and to the model's trained window: defaults, that nobody asked
@@ -31,8 +32,18 @@ struct YieldingSizes {
   bool start_size = false;
   bool recent_size = false;
   bool max_cache_size = false;
+  friend bool operator==(const YieldingSizes&, const YieldingSizes&) = default;
 };
 inline constexpr YieldingSizes kAllSizesYield = {true, true, true, true, true};
+
+// Who runs when many sequences want to (docs/architecture.md says how they are chosen).
+struct SchedulerConfig {
+  std::int64_t max_running = 32;    // requests that move side by side; > 0
+  std::int64_t max_waiting = 1024;  // more requests than run, in line for their turn; >= 0
+  // Of a step, over all sequences; at least chunk_size + max_running. 0: that.
+  std::int64_t max_rows = 0;
+  friend bool operator==(const SchedulerConfig&, const SchedulerConfig&) = default;
+};
 
 struct EngineConfig {
   CacheConfig cache;
@@ -40,6 +51,11 @@ struct EngineConfig {
   RecallConfig recall;                                        // only beside eviction
   std::int64_t chunk_size = 256;  // most tokens of a prompt in one step; at least block_size
   YieldingSizes yields;
+  // Of an engine: what checkpoints of prompts' beginnings may hold, so that prompts which begin
+  // alike are read once. The least recently used go first. 0: none are kept.
+  std::int64_t checkpoint_bytes = 0;
+  SchedulerConfig scheduler;
+  friend bool operator==(const EngineConfig&, const EngineConfig&) = default;
 };
 
 // Throws carousel::Error (kInvalidArgument) that names the first field at fault, its value, the

@@ -13,6 +13,7 @@ enum class ErrorCode {
   kModel,            // a file that is missing, damaged or of a kind that is not supported
   kIo,               // reading or writing failed
   kOutOfMemory,      // the cache's limit or the machine's memory
+  kBusy,             // as many requests as may run and wait already do
 };
 
 // One line of text that names the field, the value, the limit and the mend.

@@ -44,6 +44,7 @@ struct EvictionConfig {
   Grouping grouping = Grouping::kLayer;
   // Overrides max_cache_size layer by layer; empty: the same for all. Same rules as max_cache_size.
   std::vector<std::int64_t> layer_max_cache_size;
+  friend bool operator==(const EvictionConfig&, const EvictionConfig&) = default;
 };
 
 }  // namespace carousel

@@ -41,6 +41,7 @@ struct RecallConfig {
   // How the second tier holds keys and values. nullopt: int8, or as the cache does where that is
   // int8 or int4.
   std::optional<KvType> kv_type;
+  friend bool operator==(const RecallConfig&, const RecallConfig&) = default;
 };
 
 }  // namespace carousel

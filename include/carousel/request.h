@@ -2,6 +2,7 @@
 // What is asked of an engine, and what a step of it gives.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -63,10 +64,14 @@ struct Request {
   std::vector<TokenId> forced_answer;
   bool keep_logits = false;  // report what each of the answer's tokens was chosen from
   SamplingParams sampling;
+  // Where many wait, the larger goes first; of equal ones the older.
+  std::int64_t priority = 0;
+  // After this the request ends at the next step, with kExpired, wherever it is. nullopt: never.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 
-enum class FinishReason { kNone, kStop, kLength, kCancelled };
-std::string_view Name(FinishReason value);  // "", "stop", "length", "cancelled"
+enum class FinishReason { kNone, kStop, kLength, kCancelled, kExpired };
+std::string_view Name(FinishReason value);  // "", "stop", "length", "cancelled", "expired"
 
 struct TokenLogprob {
   TokenId token = 0;

@@ -22,6 +22,18 @@ struct SequenceId {
   friend auto operator<=>(SequenceId, SequenceId) = default;
 };
 
+// A checkpoint's name within one engine.
+struct CheckpointId {
+  std::int64_t value = -1;
+  friend auto operator<=>(CheckpointId, CheckpointId) = default;
+};
+
+// A request's name within one engine; later requests have larger ones.
+struct RequestId {
+  std::int64_t value = -1;
+  friend auto operator<=>(RequestId, RequestId) = default;
+};
+
 // A place on a sequence, in tokens. What it counts (logical, written or attention position) is said
 // by the name of the variable. The difference of two positions is a plain number of tokens.
 struct Position {

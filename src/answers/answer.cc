@@ -7,8 +7,6 @@
 
 #include "base/clock.h"
 #include "carousel/error.h"
-#include "text/incremental_detokenizer.h"
-#include "text/stop_strings.h"
 
 namespace carousel {
 double Answer::prompt_tokens_per_second() const {
@@ -21,14 +19,6 @@ double Answer::decode_tokens_per_second() const {
 }
 
 namespace {
-
-// Stops as the engine and the text need them.
-struct SplitStops {
-  std::vector<TokenId> tokens;
-  std::vector<std::string> token_strings;  // [tokens]: what the user called them; empty: nothing
-  std::vector<std::string> texts;
-  std::size_t own_texts = 0;  // so many of them are the user's; what follows ends a turn
-};
 
 [[noreturn]] void RefuseStop(const std::string& stop, std::string_view word) {
   throw Error(ErrorCode::kInvalidArgument, "stop",
@@ -62,60 +52,79 @@ SplitStops Split(const AnswerStops& stops, const PromptEncoder& encoder) {
   return split;
 }
 
+}  // namespace
+
+AnswerBuilder::AnswerBuilder(const PromptEncoder& encoder, const AnswerStops& stops,
+                             Request* request)
+    : stops_(Split(stops, encoder)),
+      detokenizer_(encoder.tokenizer()),
+      matcher_(stops_.texts),
+      begin_(Clock::now()) {
+  answer_.prompt_tokens = static_cast<std::int64_t>(request->prompt.size());
+  request->stop_tokens.insert(request->stop_tokens.end(), stops_.tokens.begin(),
+                              stops_.tokens.end());
+}
+
+std::string AnswerBuilder::Add(const std::string& certain) {
+  answer_.text += certain;
+  return certain;
+}
+
+std::string AnswerBuilder::Take(StepResult step) {
+  answer_.finish_reason = step.finish_reason;
+  if (!step.sampled) return "";
+  answer_.ended_by_token = step.finish_reason == FinishReason::kStop;
+  if (answer_.tokens.empty()) {
+    answer_.first_token_seconds = answer_.prompt_seconds = SecondsSince(begin_);
+  } else {
+    answer_.decode_seconds = SecondsSince(begin_) - answer_.first_token_seconds;
+  }
+  answer_.tokens.push_back(*std::move(step.sampled));
+  return Add(matcher_.Push(detokenizer_.Push(answer_.tokens.back().token)));
+}
+
+std::string AnswerBuilder::Finish() {
+  if (answer_.tokens.empty()) answer_.prompt_seconds = SecondsSince(begin_);
+  std::string text = Add(matcher_.Push(detokenizer_.Flush()));
+  text += Add(matcher_.Flush());
+  NoteEnd();
+  return text;
+}
+
 // Says in the answer by what it was ended.
-void NoteEnd(const SplitStops& stops, const StopStringMatcher& matcher, Answer* answer) {
-  if (matcher.matched()) {
-    answer->finish_reason = FinishReason::kStop;
-    if (*matcher.matched() < stops.own_texts) answer->stop_string = stops.texts[*matcher.matched()];
+void AnswerBuilder::NoteEnd() {
+  if (matcher_.matched()) {
+    answer_.finish_reason = FinishReason::kStop;
+    if (*matcher_.matched() < stops_.own_texts)
+      answer_.stop_string = stops_.texts[*matcher_.matched()];
     return;
   }
-  if (!answer->ended_by_token) return;
-  for (std::size_t i = 0; i < stops.tokens.size(); ++i) {
-    if (stops.tokens[i] != answer->tokens.back().token || stops.token_strings[i].empty()) continue;
-    answer->stop_string = stops.token_strings[i];
+  if (!answer_.ended_by_token) return;
+  for (std::size_t i = 0; i < stops_.tokens.size(); ++i) {
+    if (stops_.tokens[i] != answer_.tokens.back().token || stops_.token_strings[i].empty())
+      continue;
+    answer_.stop_string = stops_.token_strings[i];
     return;
   }
 }
 
-}  // namespace
-
-Answer RunRequest(Engine* engine, const PromptEncoder& encoder, Request request,
+Answer RunRequest(SingleSequenceEngine* engine, const PromptEncoder& encoder, Request request,
                   const AnswerStops& stops, const AnswerListener& listener) {
-  const SplitStops split = Split(stops, encoder);
-  IncrementalDetokenizer detokenizer(encoder.tokenizer());
-  StopStringMatcher matcher(split.texts);
-  Answer answer;
-  answer.prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
-  request.stop_tokens.insert(request.stop_tokens.end(), split.tokens.begin(), split.tokens.end());
-  const auto pass_on = [&](const std::string& text) {
-    if (text.empty()) return;
-    answer.text += text;
-    if (listener.show) listener.show(text);
+  AnswerBuilder builder(encoder, stops, &request);
+  const auto show = [&](const std::string& text) {
+    if (listener.show && !text.empty()) listener.show(text);
   };
-  const auto begin = Clock::now();
   engine->Submit(std::move(request));
   while (engine->HasWork()) {
     // A stop string ends the request; so does who has cancelled it before Submit, which Submit
     // does not see.
-    if (matcher.matched() || (listener.is_cancelled && listener.is_cancelled())) engine->Cancel();
+    if (builder.must_stop() || (listener.is_cancelled && listener.is_cancelled())) engine->Cancel();
     StepResult step = engine->Step();
-    answer.finish_reason = step.finish_reason;
     if (listener.step) listener.step(step);
-    if (!step.sampled) continue;
-    answer.ended_by_token = step.finish_reason == FinishReason::kStop;
-    if (answer.tokens.empty()) {
-      answer.first_token_seconds = answer.prompt_seconds = SecondsSince(begin);
-    } else {
-      answer.decode_seconds = SecondsSince(begin) - answer.first_token_seconds;
-    }
-    answer.tokens.push_back(*std::move(step.sampled));
-    pass_on(matcher.Push(detokenizer.Push(answer.tokens.back().token)));
+    show(builder.Take(std::move(step)));
   }
-  if (answer.tokens.empty()) answer.prompt_seconds = SecondsSince(begin);
-  pass_on(matcher.Push(detokenizer.Flush()));
-  pass_on(matcher.Flush());
-  NoteEnd(split, matcher, &answer);
-  return answer;
+  show(builder.Finish());
+  return builder.answer();
 }
 
 }  // namespace carousel

@@ -2,6 +2,7 @@
 // One answer: a request run to its end, its tokens turned into text as they come.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -9,8 +10,10 @@
 #include <string_view>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
+#include "text/incremental_detokenizer.h"
 #include "text/prompt_encoder.h"
+#include "text/stop_strings.h"
 
 namespace carousel {
 
@@ -45,13 +48,48 @@ struct AnswerListener {
   // Gets every step when it is through.
   std::function<void(const StepResult&)> step;
   // Asked before each step: true ends the answer (kCancelled). For what may have come before the
-  // request; Engine::Cancel ends one that runs.
+  // request; SingleSequenceEngine::Cancel ends one that runs.
   std::function<bool()> is_cancelled;
+};
+
+// Stops as an engine and a text need them.
+struct SplitStops {
+  std::vector<TokenId> tokens;
+  std::vector<std::string> token_strings;  // [tokens]: what the user called them; empty: nothing
+  std::vector<std::string> texts;
+  std::size_t own_texts = 0;  // so many of them are the user's; what follows ends a turn
+};
+
+// Tokens to text: an answer that grows with the steps of its request, whoever runs them.
+class AnswerBuilder {
+ public:
+  // Gives the request the tokens that stop it; the answer's times begin now. Throws carousel::Error
+  // (field "stop") for a stop string that can never come, since there is a control token inside it.
+  AnswerBuilder(const PromptEncoder& encoder, const AnswerStops& stops, Request* request);
+
+  // Takes what a step has given. Returns the text that is certain now: whole characters, no part of
+  // a stop string.
+  std::string Take(StepResult step);
+  // A stop string has come: the request is to be cancelled.
+  bool must_stop() const { return matcher_.matched().has_value(); }
+  // The request has ended. Returns the text that was held back until now.
+  std::string Finish();
+  const Answer& answer() const { return answer_; }
+
+ private:
+  std::string Add(const std::string& certain);
+  void NoteEnd();
+
+  SplitStops stops_;
+  IncrementalDetokenizer detokenizer_;
+  StopStringMatcher matcher_;
+  Answer answer_;
+  std::chrono::steady_clock::time_point begin_;
 };
 
 // Runs `request` until it ends, a stop comes or it is cancelled. Throws carousel::Error (field
 // "stop") for a stop string that can never come, since there is a control token inside it.
-Answer RunRequest(Engine* engine, const PromptEncoder& encoder, Request request,
+Answer RunRequest(SingleSequenceEngine* engine, const PromptEncoder& encoder, Request request,
                   const AnswerStops& stops, const AnswerListener& listener);
 
 }  // namespace carousel

@@ -14,8 +14,8 @@ void AppendSpans(const std::vector<TokenSpan>& spans, std::int64_t tokens,
 
 }  // namespace
 
-Conversation::Conversation(Engine* engine, const Tokenizer& tokenizer, const TurnFormat& format,
-                           TurnSettings settings)
+Conversation::Conversation(SingleSequenceEngine* engine, const Tokenizer& tokenizer,
+                           const TurnFormat& format, TurnSettings settings)
     : engine_(engine), format_(format), settings_(std::move(settings)), encoder_(tokenizer) {}
 
 // The tokens of a turn, up to where the answer begins.

@@ -31,7 +31,7 @@ struct TurnSettings {
 class Conversation {
  public:
   // All must outlive this. `format` is reducible.
-  Conversation(Engine* engine, const Tokenizer& tokenizer, const TurnFormat& format,
+  Conversation(SingleSequenceEngine* engine, const Tokenizer& tokenizer, const TurnFormat& format,
                TurnSettings settings);
 
   // Says `message` and lets the model answer. An answer without tokens that was cancelled was
@@ -59,7 +59,7 @@ class Conversation {
   void Keep(const Said& turn, const std::string& message, const Answer& answer);
   void TakeBack();
 
-  Engine* engine_;
+  SingleSequenceEngine* engine_;
   const TurnFormat& format_;
   TurnSettings settings_;
   PromptEncoder encoder_;

@@ -36,7 +36,8 @@ class ConversationTest : public testing::Test {
                            .trained_window = 4096,
                            .end_tokens = {tokenizer.special_token()}});
       model = owned.get();
-      engine = Engine::Create(std::move(owned), {.eviction = std::nullopt, .chunk_size = 32});
+      engine = SingleSequenceEngine::Create(std::move(owned),
+                                            {.eviction = std::nullopt, .chunk_size = 32});
       conversation = std::make_unique<Conversation>(engine.get(), tokenizer, format, settings);
     }
     // `script` is what the model says, as far as it goes. Messages of less than a chunk.
@@ -45,7 +46,7 @@ class ConversationTest : public testing::Test {
       return conversation->Say(message, {.is_cancelled = [this] { return is_cancelled; }});
     }
     ScriptedModel* model = nullptr;
-    std::unique_ptr<Engine> engine;
+    std::unique_ptr<SingleSequenceEngine> engine;
     std::unique_ptr<Conversation> conversation;
     bool is_cancelled = false;
   };

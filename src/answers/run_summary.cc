@@ -8,8 +8,8 @@
 
 namespace carousel {
 
-void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary) {
-  const EngineMetrics metrics = engine.metrics();
+void AddEngineFigures(const SingleSequenceEngine& engine, nlohmann::ordered_json* summary) {
+  const SequenceMetrics metrics = engine.metrics();
   const EngineConfig& config = engine.config();
   nlohmann::ordered_json& out = *summary;
   out["resident_tokens"] = metrics.resident_tokens;

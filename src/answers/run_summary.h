@@ -4,12 +4,12 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 
 namespace carousel {
 
 // Adds the cache's figures and settings, the rotation and positions in force, the process's memory
 // and the model's name to a summary.
-void AddEngineFigures(const Engine& engine, nlohmann::ordered_json* summary);
+void AddEngineFigures(const SingleSequenceEngine& engine, nlohmann::ordered_json* summary);
 
 }  // namespace carousel

@@ -19,8 +19,9 @@ using nlohmann::ordered_json;
 
 ordered_json Written(SettingsView settings) {
   ordered_json object = ordered_json::object();
-  for (const SettingGroup group : {SettingGroup::kEviction, SettingGroup::kRecall,
-                                   SettingGroup::kCache, SettingGroup::kSampling})
+  for (const SettingGroup group :
+       {SettingGroup::kEviction, SettingGroup::kRecall, SettingGroup::kCache,
+        SettingGroup::kScheduling, SettingGroup::kSampling})
     WriteSettings(group, settings, &object);
   return object;
 }

@@ -45,7 +45,7 @@ bool BlockPool::Grow(std::int64_t blocks) {
     // First, because it is what fails when there is too little memory.
     slab = source_->Take(bytes);
     addresses_.reserve(total);
-    used_.reserve(total);
+    holders_.reserve(total);
     free_.reserve(total);
   } catch (...) {
     if (slab != nullptr) source_->GiveBack();
@@ -58,7 +58,7 @@ bool BlockPool::Grow(std::int64_t blocks) {
   }
   for (std::int64_t i = 0; i < blocks; ++i) {
     addresses_.push_back(slab + static_cast<std::size_t>(i) * block_bytes_);
-    used_.push_back(false);
+    holders_.push_back(0);
   }
   return true;
 }
@@ -107,16 +107,23 @@ std::optional<BlockId> BlockPool::Allocate() {
   }
   const BlockId block = free_.back();
   free_.pop_back();
-  used_[static_cast<std::size_t>(block.value)] = true;
+  holders_[static_cast<std::size_t>(block.value)] = 1;
   ++in_use_;
   return block;
 }
 
-void BlockPool::Free(BlockId block) {
+std::int32_t& BlockPool::HoldersOf(BlockId block) {
   CAROUSEL_CHECK_GE(block.value, 0);
   CAROUSEL_CHECK_LT(block.value, blocks_reserved());
-  CAROUSEL_CHECK(used_[static_cast<std::size_t>(block.value)]);
-  used_[static_cast<std::size_t>(block.value)] = false;
+  std::int32_t& holders = holders_[static_cast<std::size_t>(block.value)];
+  CAROUSEL_CHECK_GT(holders, 0);
+  return holders;
+}
+
+void BlockPool::Share(BlockId block) { ++HoldersOf(block); }
+
+void BlockPool::Free(BlockId block) {
+  if (--HoldersOf(block) > 0) return;
   free_.push_back(block);
   --in_use_;
 }

@@ -53,18 +53,25 @@ class BlockPool {
   // A block with undefined content. nullopt when the budget is spent; throws as Reserve when the
   // machine or the source has no more.
   std::optional<BlockId> Allocate();
-  // CHECKs that the block is in use.
+  // One more holder of a block, which is then nobody's to write to. CHECKs that it is in use.
+  void Share(BlockId block);
+  bool is_shared(BlockId block) const {
+    return holders_[static_cast<std::size_t>(block.value)] > 1;
+  }
+  // One holder less; of none the block is free. CHECKs that it is in use.
   void Free(BlockId block);
 
   std::byte* data(BlockId block);
   const std::byte* data(BlockId block) const;
   const BlockShape& shape() const { return shape_; }
+  // However many hold each of them.
   std::int64_t blocks_in_use() const { return in_use_; }
   std::int64_t blocks_free() const { return static_cast<std::int64_t>(free_.size()); }
-  std::int64_t blocks_reserved() const { return static_cast<std::int64_t>(used_.size()); }
+  std::int64_t blocks_reserved() const { return static_cast<std::int64_t>(holders_.size()); }
 
  private:
   std::int64_t SlabBlocks() const;
+  std::int32_t& HoldersOf(BlockId block);
   bool Grow(std::int64_t blocks);
   bool GrowOrExplain(std::int64_t blocks);
 
@@ -74,7 +81,7 @@ class BlockPool {
   HeapSlabs heap_;
   SlabSource* source_;                 // slabs are each of any number of blocks
   std::vector<std::byte*> addresses_;  // [blocks_reserved], by BlockId
-  std::vector<bool> used_;             // [blocks_reserved]
+  std::vector<std::int32_t> holders_;  // [blocks_reserved]
   std::vector<BlockId> free_;
   std::int64_t in_use_ = 0;
 };

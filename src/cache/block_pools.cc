@@ -1,31 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/block_pools.h"
 
+#include <algorithm>
+#include <map>
+
 #include "base/check.h"
 
 namespace carousel {
 
-BlockPools::BlockPools(std::span<const BlockShape> group_shapes, std::int64_t limit_bytes)
-    : budget_(limit_bytes) {
-  for (const BlockShape& shape : group_shapes) {
-    std::size_t pool = 0;
-    while (pool < pools_.size() && pools_[pool]->shape() != shape) ++pool;
-    if (pool == pools_.size()) pools_.push_back(std::make_unique<BlockPool>(shape, &budget_));
-    pool_of_group_.push_back(pool);
+BlockPool* PoolsByShape::Of(const BlockShape& shape) {
+  auto pool = std::find_if(pools_.begin(), pools_.end(),
+                           [&](const auto& each) { return each->shape() == shape; });
+  if (pool == pools_.end()) {
+    pools_.push_back(std::make_unique<BlockPool>(shape, &budget_));
+    pool = std::prev(pools_.end());
   }
+  return pool->get();
 }
 
-void BlockPools::Reserve(std::span<const std::int64_t> blocks_per_group) {
-  CAROUSEL_CHECK_EQ(blocks_per_group.size(), pool_of_group_.size());
-  std::vector<std::int64_t> blocks_per_pool(pools_.size(), 0);
-  for (std::size_t group = 0; group < pool_of_group_.size(); ++group) {
-    blocks_per_pool[pool_of_group_[group]] += blocks_per_group[group];
-  }
-  for (std::size_t pool = 0; pool < pools_.size(); ++pool)
-    pools_[pool]->Reserve(blocks_per_pool[pool]);
-}
-
-std::int64_t BlockPools::bytes_in_use() const {
+std::int64_t PoolsByShape::bytes_in_use() const {
   std::int64_t bytes = 0;
   for (const auto& pool : pools_) {
     bytes += pool->blocks_in_use() * static_cast<std::int64_t>(pool->shape().bytes());
@@ -33,12 +26,30 @@ std::int64_t BlockPools::bytes_in_use() const {
   return bytes;
 }
 
+BlockPools::BlockPools(std::span<const BlockShape> group_shapes, PoolsByShape& pools)
+    : pools_(&pools) {
+  for (const BlockShape& shape : group_shapes) groups_.push_back(pools_->Of(shape));
+}
+
+BlockPools::BlockPools(std::span<const BlockShape> group_shapes, std::int64_t limit_bytes)
+    : own_(std::make_unique<PoolsByShape>(limit_bytes)), pools_(own_.get()) {
+  for (const BlockShape& shape : group_shapes) groups_.push_back(pools_->Of(shape));
+}
+
+void BlockPools::Reserve(std::span<const std::int64_t> blocks_per_group) {
+  CAROUSEL_CHECK_EQ(blocks_per_group.size(), groups_.size());
+  std::map<BlockPool*, std::int64_t> blocks_per_pool;
+  for (std::size_t group = 0; group < groups_.size(); ++group)
+    blocks_per_pool[groups_[group]] += blocks_per_group[group];
+  for (const auto& [pool, blocks] : blocks_per_pool) pool->Reserve(blocks);
+}
+
 std::int64_t BlockPools::bytes_per_token() const {
   std::int64_t bytes = 0;
   std::int64_t block_size = 1;
-  for (const std::size_t pool : pool_of_group_) {
-    bytes += static_cast<std::int64_t>(pools_[pool]->shape().bytes());
-    block_size = pools_[pool]->shape().block_size;
+  for (const BlockPool* pool : groups_) {
+    bytes += static_cast<std::int64_t>(pool->shape().bytes());
+    block_size = pool->shape().block_size;
   }
   return (bytes + block_size - 1) / block_size;
 }

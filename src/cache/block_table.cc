@@ -2,6 +2,9 @@
 #include "cache/block_table.h"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "carousel/error.h"
@@ -112,6 +115,70 @@ std::int64_t SequenceTables::LimitStep(std::int64_t tokens) const {
   return limits ? std::min(tokens, block_size_ - into_block) : tokens;
 }
 
+SequenceTables SequenceTables::Fork(BlockPools& pools) const {
+  SequenceTables fork = *this;
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    for (const TableEntry& entry : table(group).entries()) pools.of(group).Share(entry.block);
+  }
+  return fork;
+}
+
+void SequenceTables::MakeWritable(std::int64_t group, std::int64_t entry, BlockPool& pool) {
+  TableEntry& of =
+      tables_[static_cast<std::size_t>(group)].entries_[static_cast<std::size_t>(entry)];
+  if (!pool.is_shared(of.block)) return;
+  const std::optional<BlockId> own = pool.Allocate();
+  if (!own) FailAppend(of.tokens);
+  std::memcpy(pool.data(*own), std::as_const(pool).data(of.block), pool.shape().bytes());
+  pool.Free(of.block);
+  of.block = *own;
+}
+
+void SequenceTables::MoveOut(BlockPools& pools, std::byte* to) {
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    BlockPool& pool = pools.of(group);
+    const std::size_t bytes = pool.shape().bytes();
+    for (TableEntry& entry : tables_[static_cast<std::size_t>(group)].entries_) {
+      std::memcpy(to, std::as_const(pool).data(entry.block), bytes);
+      to += bytes;
+      pool.Free(std::exchange(entry.block, BlockId{}));
+    }
+  }
+}
+
+void SequenceTables::MoveIn(const std::byte* from, BlockPools& pools) {
+  std::vector<BlockId> blocks;  // of all groups, in order
+  std::size_t total = 0;
+  for (const BlockTable& table : tables_) total += table.entries_.size();
+  blocks.reserve(total);
+  try {
+    for (std::int64_t group = 0; group < groups(); ++group) {
+      for (const TableEntry& entry : table(group).entries()) {
+        const std::optional<BlockId> block = pools.of(group).Allocate();
+        if (!block) FailAppend(entry.tokens);
+        blocks.push_back(*block);
+      }
+    }
+  } catch (...) {
+    std::size_t next = 0;
+    for (std::int64_t group = 0; group < groups(); ++group) {
+      for (std::size_t i = 0; i < table(group).entries().size() && next < blocks.size(); ++i)
+        pools.of(group).Free(blocks[next++]);
+    }
+    throw;
+  }
+  std::size_t next = 0;
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    BlockPool& pool = pools.of(group);
+    const std::size_t bytes = pool.shape().bytes();
+    for (TableEntry& entry : tables_[static_cast<std::size_t>(group)].entries_) {
+      entry.block = blocks[next++];
+      std::memcpy(pool.data(entry.block), from, bytes);
+      from += bytes;
+    }
+  }
+}
+
 void SequenceTables::Evict(std::int64_t group, std::span<const std::int64_t> entries,
                            BlockPool& pool) {
   auto& table = tables_[static_cast<std::size_t>(group)];
@@ -199,6 +266,8 @@ void SequenceTables::Append(std::int64_t tokens, BlockPools& pools) {
       const std::size_t wanted = table.entries_.size() + static_cast<std::size_t>(new_blocks);
       if (wanted > table.entries_.capacity()) table.entries_.reserve(2 * wanted);
     }
+    for (std::int64_t group = 0; into_block > 0 && group < groups(); ++group)
+      MakeWritable(group, std::ssize(table(group).entries()) - 1, pools.of(group));
     for (std::int64_t i = 0; i < groups() * new_blocks; ++i) {
       const std::optional<BlockId> block = pools.of(i / new_blocks).Allocate();
       if (!block) FailAppend(tokens);
@@ -249,7 +318,9 @@ void SequenceTables::Truncate(const Mark& mark, BlockPools& pools) {
 void SequenceTables::Clear(BlockPools& pools) {
   for (std::int64_t group = 0; group < groups(); ++group) {
     auto& table = tables_[static_cast<std::size_t>(group)];
-    for (const TableEntry& entry : table.entries_) pools.of(group).Free(entry.block);
+    for (const TableEntry& entry : table.entries_) {
+      if (entry.block != BlockId{}) pools.of(group).Free(entry.block);  // not moved out
+    }
     table = BlockTable();
   }
   logical_length_ = Position{0};

@@ -104,6 +104,18 @@ class SequenceTables {
   // inside a block b can neither be re-based nor kKeep be left.
   std::int64_t LimitStep(std::int64_t tokens) const;
 
+  // The same sequence once more, in the same blocks: each has one holder more. Between steps.
+  SequenceTables Fork(BlockPools& pools) const;
+  // Gives an entry a block of its own, with the same content, where others hold it as well. Throws
+  // carousel::Error (kOutOfMemory); nothing is changed then.
+  void MakeWritable(std::int64_t group, std::int64_t entry, BlockPool& pool);
+
+  // Copies all blocks, one behind the other, group by group, to `to`, and gives them back; the
+  // table then has entries without blocks, until MoveIn or Clear.
+  void MoveOut(BlockPools& pools, std::byte* to);
+  // The way back. All or nothing: throws carousel::Error (kOutOfMemory) when the pools are spent.
+  void MoveIn(const std::byte* from, BlockPools& pools);
+
   // Takes full blocks out of a group; `entries` are ascending indices. Their ids go back to the
   // pool.
   void Evict(std::int64_t group, std::span<const std::int64_t> entries, BlockPool& pool);
@@ -116,8 +128,9 @@ class SequenceTables {
   void BeginStep(std::int64_t tokens);
   // Tells that a group's keys were rewritten so that all its shifts are 0: a <- a - s.
   void KeysRotated(std::int64_t group);
-  // Adds `tokens` to each group and takes the blocks for them. All or nothing: throws
-  // carousel::Error (kOutOfMemory) when the pools are spent, and nothing changed.
+  // Adds `tokens` to each group and takes the blocks for them; the one that is being filled becomes
+  // the sequence's own. All or nothing: throws carousel::Error (kOutOfMemory) when the pools are
+  // spent, and no position has changed.
   void Append(std::int64_t tokens, BlockPools& pools);
   // Where a step begins. Key rotation rewrites keys for the position that BeginStep settles, so its
   // marks are taken after that, others before.

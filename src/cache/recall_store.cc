@@ -120,6 +120,35 @@ void ReserveFor(std::int64_t count, std::vector<T>* vector) {
 
 }  // namespace
 
+void RecallStore::CopyFrom(const RecallStore& from) {
+  CAROUSEL_CHECK(pools_ == from.pools_);
+  std::int64_t most = 0;
+  for (const Lane& lane : from.lanes_) most = std::max(most, std::ssize(lane.slots));
+  while (capacity_ < most) {
+    if (capacity_ >= pools_->MostOf(promised_)) {
+      throw Error(ErrorCode::kOutOfMemory, "recall_limit",
+                  fmt::format("{} bytes have no room for the {} stored blocks of another sequence; "
+                              "raise the limit",
+                              from.bytes(), most));
+    }
+    Grow();
+  }
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& to = lanes_[i];
+    const Lane& other = from.lanes_[i];
+    // There is room for all of it.
+    to.slots = other.slots;
+    to.free_slots = other.free_slots;
+    to.in_order = other.in_order;
+    to.dropped_blocks = other.dropped_blocks;
+    const auto tiles = (to.slots.size() + SketchTiles::kColumns - 1) / SketchTiles::kColumns;
+    for (std::size_t tile = 0; tile < tiles; ++tile)
+      std::memcpy(to.tiles[tile].data(), other.tiles[tile].data(), other.tiles[tile].size());
+    for (const std::int64_t slot : to.in_order)
+      to.pool->Share(to.slots[static_cast<std::size_t>(slot)].record);
+  }
+}
+
 // Takes all memory that one more block in every lane needs, or more. What is taken before something
 // throws waits for the next time.
 void RecallStore::Grow() {

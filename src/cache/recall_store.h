@@ -67,6 +67,10 @@ class RecallStore {
   // sketch_depth]. Does not throw.
   void Add(std::int64_t first_lane, Position written, Position logical, const BlockHead& block,
            std::span<const float> sketches) noexcept;
+  // Becomes what `from` is, with the same pools: blocks are shared, sketches copied. Is empty.
+  // Throws carousel::Error (kOutOfMemory) and std::bad_alloc where there is no room for as many; it
+  // is empty then as well.
+  void CopyFrom(const RecallStore& from);
   // Instead of Add, for a block that there is no memory to store.
   void Refuse(std::int64_t first_lane, std::int64_t lanes) noexcept;
   // Frees a slot that holds a block.

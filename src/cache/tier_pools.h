@@ -17,6 +17,7 @@ namespace carousel {
 struct RecallLane {
   BlockShape shape;  // of stored blocks; kv_heads is 1
   std::int64_t sketch_depth = 0;
+  friend bool operator==(const RecallLane&, const RecallLane&) = default;
 };
 
 struct RecallStoreOptions {
@@ -24,6 +25,7 @@ struct RecallStoreOptions {
   std::string file;               // empty: the heap
   std::int64_t limit_bytes = 0;   // of codes and sketches of all sequences together; 0: none
   std::int64_t limit_blocks = 0;  // of each lane of a sequence; 0: none
+  friend bool operator==(const RecallStoreOptions&, const RecallStoreOptions&) = default;
 };
 
 class TierPools {

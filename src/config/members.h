@@ -22,6 +22,8 @@ auto* OwnerIn(const Settings& settings) {
     auto* const engine = settings.engine;
     if constexpr (std::is_same_v<Owner, EngineConfig>) {
       return engine;
+    } else if constexpr (std::is_same_v<Owner, SchedulerConfig>) {
+      return engine == nullptr ? nullptr : &engine->scheduler;
     } else if constexpr (std::is_same_v<Owner, CacheConfig>) {
       return engine == nullptr ? nullptr : &engine->cache;
     } else if constexpr (std::is_same_v<Owner, RecallConfig>) {

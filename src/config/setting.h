@@ -27,12 +27,13 @@ struct SettingsTarget {
 };
 
 // Part of the settings, as the help groups them.
-enum class SettingGroup { kEviction, kRecall, kCache, kSampling };
+enum class SettingGroup { kEviction, kRecall, kCache, kScheduling, kSampling };
 
 // A setting's place in its struct.
 template <typename Value>
-using Member = std::variant<Value CacheConfig::*, Value EvictionConfig::*, Value RecallConfig::*,
-                            Value EngineConfig::*, Value SamplingParams::*>;
+using Member =
+    std::variant<Value CacheConfig::*, Value EvictionConfig::*, Value RecallConfig::*,
+                 Value EngineConfig::*, Value SchedulerConfig::*, Value SamplingParams::*>;
 
 // One of a few, by name.
 struct Choice {

@@ -298,6 +298,39 @@ std::vector<Setting> CacheSettings() {
   };
 }
 
+std::vector<Setting> SchedulingSettings() {
+  using Scheduler = SchedulerConfig;
+  return {
+      {.name = "max_running",
+       .flag = "--concurrency",
+       .value_name = "N",
+       .common = true,
+       .place = At(&Scheduler::max_running),
+       .range = WholeRange{1, kMostRequests},
+       .help = "Most requests that are answered side by side"},
+      {.name = "max_waiting",
+       .place = At(&Scheduler::max_waiting),
+       .range = WholeRange{0, kVeryMany},
+       .help = "Most requests in line for their turn"},
+      {.name = "max_rows",
+       .flag = "--max-rows",
+       .value_name = "N",
+       .place = At(&Scheduler::max_rows),
+       .range = WholeRange{0, 4 * kLargestChunk},
+       .help = "Most tokens of one step, over all requests; at least --chunk + --concurrency",
+       .default_text = "default: that",
+       .zero_is_unset = true},
+      {.name = "checkpoint_bytes",
+       .flag = "--checkpoint-limit",
+       .value_name = "BYTES",
+       .place = At(&EngineConfig::checkpoint_bytes),
+       .range = WholeRange{0, kAnyBytes},
+       .help = "Most memory for checkpoints, so that prompts which begin alike are read once; 64M, "
+               "1G; 0: none are kept",
+       .in_bytes = true},
+  };
+}
+
 std::vector<Setting> SamplingSettings() {
   using Sampling = SamplingParams;
   constexpr RangeText kBracket = RangeText::kBracket;
@@ -379,6 +412,7 @@ std::vector<Setting> AllSettings() {
   add(SettingGroup::kEviction, EvictionSettings());
   add(SettingGroup::kRecall, RecallSettings());
   add(SettingGroup::kCache, CacheSettings());
+  add(SettingGroup::kScheduling, SchedulingSettings());
   add(SettingGroup::kSampling, SamplingSettings());
   return all;
 }

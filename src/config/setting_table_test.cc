@@ -117,7 +117,8 @@ TEST(SettingTable, WhereAStructIsNotThereItsSettingsAreNot) {
   for (const Setting& setting : SettingTable()) {
     EXPECT_EQ(ValueOf(setting, {}), std::nullopt) << setting.name;
     EXPECT_EQ(ValueOf(setting, {.engine = &engine}).has_value(),
-              setting.group == SettingGroup::kRecall || setting.group == SettingGroup::kCache)
+              setting.group == SettingGroup::kRecall || setting.group == SettingGroup::kCache ||
+                  setting.group == SettingGroup::kScheduling)
         << setting.name;
   }
 }

@@ -115,7 +115,10 @@ SettingValue ReadValue(const Setting& setting, std::string_view text) {
             return std::string(text);
           },
           [&](const Member<std::int64_t>&) -> SettingValue {
-            if (setting.in_bytes) return ReadBytes(setting.name, text);
+            if (setting.in_bytes) {
+              if (!setting.zero_is_unset && text == "0") return std::int64_t{0};
+              return ReadBytes(setting.name, text);
+            }
             const std::int64_t value = ReadWhole(setting.name, text);
             if (setting.zero_is_unset && value < 1)
               Refuse(setting.name, fmt::format("{} is too small; the least is 1", value));

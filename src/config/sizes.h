@@ -12,5 +12,6 @@ inline constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
 inline constexpr std::int64_t kLargestArea = kLargestSize / 4;
 inline constexpr std::int64_t kLargestBlock = 256;
 inline constexpr std::int64_t kLargestChunk = 65536;
+inline constexpr std::int64_t kMostRequests = 4096;  // side by side
 
 }  // namespace carousel

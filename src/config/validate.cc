@@ -124,6 +124,7 @@ void Validate(const EngineConfig& config) {
                        cache.block_size, multiple, Name(cache.key_type), below, below + multiple));
   }
   CheckRanges(SettingGroup::kCache, {.engine = &config});
+  CheckRanges(SettingGroup::kScheduling, {.engine = &config});
   CheckRange("chunk_size", config.chunk_size, cache.block_size, kLargestChunk);
   if (config.eviction) ValidateEviction(config);
   ValidateRecall(config);

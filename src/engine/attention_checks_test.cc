@@ -5,7 +5,7 @@
 #include <memory>
 #include <utility>
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/tiny_model.h"
 
 namespace carousel {
@@ -45,8 +45,8 @@ class MisreportingModel : public Model {
 void RunOneStep(std::int64_t layers, std::int64_t tokens) {
   EngineConfig config;
   config.eviction.reset();  // so that no probe runs the model before
-  const auto engine =
-      Engine::Create(std::make_unique<MisreportingModel>(layers, tokens), std::move(config));
+  const auto engine = SingleSequenceEngine::Create(
+      std::make_unique<MisreportingModel>(layers, tokens), std::move(config));
   engine->Submit({.prompt = {1, 2, 3, 4}, .max_new_tokens = 1});
   engine->Step();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The attention that each token of one cache group received, as the kernel gave it: what
-// Engine::GatherAttention asks for. Importance (src/eviction) pools and divides; this does not.
+// SingleSequenceEngine::GatherAttention asks for. Importance (src/eviction) pools and divides; this
+// does not.
 #pragma once
 
 #include <cstdint>

@@ -26,6 +26,11 @@ class BlockAccess {
 
   // Tokens from here on are the step's at hand; those before were there already.
   void BeginStep(Position first_logical) { first_logical_ = first_logical; }
+  // What another sequence of the same settings, whose table is this one's as well, has open.
+  void CopyFrom(const BlockAccess& from) {
+    open_.CopyFrom(from.open_);
+    first_logical_ = from.first_logical_;
+  }
   // The step's tokens are there to stay.
   void Commit();
 

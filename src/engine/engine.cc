@@ -4,439 +4,688 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <limits>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
 #include <utility>
 
+#include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/parallel.h"
 #include "carousel/error.h"
+#include "engine/cache_memory.h"
 #include "engine/layer_attention.h"
-#include "engine/logits.h"
-#include "engine/sampler.h"
-#include "engine/sequence.h"
+#include "engine/prefix_index.h"
+#include "engine/scheduler.h"
+#include "engine/sequence_run.h"
 #include "engine/settings.h"
 #include "engine/shared_cache.h"
 
 namespace carousel {
 namespace {
 
-void RequireTokens(std::string_view field, std::span<const TokenId> tokens,
-                   std::int64_t vocabulary) {
-  for (const TokenId token : tokens) {
-    if (token < 0 || token >= vocabulary) {
-      throw Error(
-          ErrorCode::kInvalidArgument, field,
-          fmt::format("token {} is outside the vocabulary [0, {}); use this model's tokenizer",
-                      token, vocabulary));
-    }
-  }
-}
+// An open sequence, and its request's place among those of others.
+struct OpenSequence {
+  OpenSequence(SequenceId name, std::unique_ptr<SequenceRun> of)
+      : id(name), owned_run(std::move(of)) {}
+  SequenceRun& run() { return *owned_run; }
+  const SequenceRun& run() const { return *owned_run; }
+  bool is_moved_out() const { return moved_out.size() > 0; }
 
-// `logits`, of the next word after `tokens` tokens of the sequence, give no distribution.
-[[noreturn]] void FailLogits(std::span<const float> logits, std::int64_t tokens) {
-  const auto bad = std::find_if(logits.begin(), logits.end(), [](float logit) {
-    return !(logit < std::numeric_limits<float>::infinity());  // true for NaN
-  });
-  const std::string what = bad == logits.end()
-                               ? "every logit is -infinity"
-                               : fmt::format("the logit of word {} is {}", bad - logits.begin(),
-                                             std::isnan(*bad) ? "NaN" : "infinite");
-  throw Error(ErrorCode::kModel, "model",
-              fmt::format("after {} tokens of the sequence {}, so there is no next word; compute "
-                          "in float32 (--precision f32), or import the model again",
-                          tokens, what));
-}
-
-// What a commit has left half done cannot go on.
-void RefuseBroken(bool broken) {
-  if (!broken) return;
-  throw Error(ErrorCode::kOutOfMemory, "sequence",
-              "there was no memory to finish the last step; reset the sequence first");
-}
-
-// The running request and what it has left to do.
-struct RunningRequest {
-  Request request;
-  std::size_t read = 0;             // prompt tokens already given to the model
-  bool begins_with_unread = false;  // the prompt's first token is the last answer's last
-  std::int64_t generated = 0;
-  std::optional<Sampler> sampler;  // when something is to be generated
+  SequenceId id;
+  std::unique_ptr<SequenceRun> owned_run;
+  RequestId request;           // the one at hand, or the last
+  std::int64_t last_step = 0;  // that moved it, or in which it began to run
+  // The request's prompt, where it can begin at a checkpoint.
+  std::optional<PrefixChain> chain;
+  // Its blocks, while they are out of the pools.
+  AlignedBuffer<std::byte> moved_out;
+  std::int64_t requests_ended = 0;  // by all, when it was moved out
 };
 
-// What a step has found and the commit makes lasting.
-struct StepOutcome {
-  std::vector<TokenId> tokens;     // that were read
-  std::int64_t said = 0;           // so many of the first of them are the model's own words
-  std::vector<float> last_logits;  // of the last token, while prompts are scored
-  StepResult result;
-};
+// Whether `left` comes before `right` where there is not enough memory for both.
+bool ComesBefore(const OpenSequence& left, const OpenSequence& right) {
+  const std::int64_t ours = left.run().request().priority;
+  const std::int64_t theirs = right.run().request().priority;
+  return ours != theirs ? ours > theirs : left.request < right.request;
+}
+
+StepOutput FailureOf(const OpenSequence& open) {
+  return {.sequence = open.id,
+          .request = open.request,
+          .result = {},
+          .failure = std::current_exception()};
+}
+
+[[noreturn]] void FailMoveIn() {
+  throw Error(ErrorCode::kOutOfMemory, "limit_bytes",
+              "the pools have no room for the sequence, which was moved out of them; raise the "
+              "limit, or close other sequences");
+}
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(std::unique_ptr<Model> model, const EngineSettings& settings)
+  EngineImpl(std::unique_ptr<Model> model, const EngineConfig& config)
       : model_(std::move(model)),
-        shared_(settings, model_->spec().layers),
-        sequence_(&shared_),
-        attention_(&shared_) {}
+        own_settings_(Settle(config)),
+        memory_(model_->spec().layers, own_settings_.limit_bytes),
+        attention_(&memory_),
+        prefixes_(own_settings_.config.checkpoint_bytes) {
+    SettleScheduler();
+    SharedOf(own_settings_)->Reserve();
+  }
 
   const Model& model() const override { return *model_; }
-  const EngineConfig& config() const override { return settings().config; }
-  std::string rotation_reason() const override { return settings().rotation_reason; }
+  const EngineConfig& config() const override { return own_settings_.config; }
+  std::string rotation_reason() const override { return own_settings_.rotation_reason; }
 
-  void Submit(Request request) override;
-  bool HasWork() const override { return running_.has_value(); }
-  StepResult Step() override;
-  void Cancel() noexcept override { cancelled_.store(true); }
-  void Reset() override;
+  SequenceId Open() override { return OpenWith(own_settings_); }
+  SequenceId Open(const EngineConfig& config) override;
+  void Close(SequenceId sequence) override;
+  void Reset(SequenceId sequence) override;
+
+  CheckpointId Mark(SequenceId sequence) override;
+  void Rewind(SequenceId sequence, CheckpointId checkpoint) override;
+  SequenceId Fork(CheckpointId checkpoint) override;
+  SequenceId Fork(SequenceId sequence) override;
+  void Drop(CheckpointId checkpoint) override;
+
+  RequestId Submit(SequenceId sequence, Request request) override;
+  bool HasWork() const override { return !running_.empty() || !waiting_.empty(); }
+  bool HasWork(SequenceId sequence) const override { return At(sequence).run().HasRequest(); }
+  void Cancel(RequestId request) override;
+  std::vector<StepOutput> Step() override;
+
   EngineMetrics metrics() const override;
-  void GatherAttention(bool gather) override { sequence_.GatherAttention(gather); }
-  std::int64_t cache_groups() const override { return shared_.groups(); }
-  std::vector<BlockAttention> GatheredAttention(std::int64_t group) const override {
-    return sequence_.GatheredAttention(group);
+  SequenceMetrics metrics(SequenceId sequence) const override;
+
+  void GatherAttention(SequenceId sequence, bool gather) override {
+    At(sequence).run().sequence().GatherAttention(gather);
+  }
+  std::int64_t cache_groups(SequenceId sequence) const override {
+    return At(sequence).run().sequence().tables().groups();
+  }
+  std::vector<BlockAttention> GatheredAttention(SequenceId sequence,
+                                                std::int64_t group) const override {
+    return At(sequence).run().sequence().GatheredAttention(group);
   }
 
  private:
-  const EngineSettings& settings() const { return shared_.settings(); }
-  void PinSpans(const Request& request);
-  Sampler MakeSampler(const Request& request) const;
-  bool EndsAnswer(TokenId token) const;
-  std::int64_t Schedule() const;
-  std::int64_t PromptLeft() const {
-    return static_cast<std::int64_t>(running_->request.prompt.size() - running_->read);
-  }
-  StepResult CancelRunning();
-  void Run(StepOutcome* outcome);
-  std::span<const float> Forward(StepOutcome* outcome);
-  void Score(std::span<const float> logits, StepOutcome* outcome);
-  void Choose(std::span<const float> row, StepResult* result);
-  void Commit(StepOutcome* outcome);
-  void Accept(StepResult* result);
-  void Finish(FinishReason reason, StepResult* result);
+  EngineSettings Settle(const EngineConfig& config);
+  void SettleScheduler();
+  SharedCache* SharedOf(const EngineSettings& settings);
+  SequenceId OpenWith(const EngineSettings& settings);
+  SequenceId Adopt(std::unique_ptr<SequenceRun> run);
+  std::unique_ptr<SequenceRun> ForkOf(const SequenceRun& run);
+  const SequenceRun& AtCheckpoint(CheckpointId checkpoint) const;
+  OpenSequence& At(SequenceId sequence);
+  const OpenSequence& At(SequenceId sequence) const;
+
+  void Leave(OpenSequence* sequence);
+  void EndSome(std::vector<StepOutput>* outputs);
+  void Admit();
+  bool MoveIn(OpenSequence* sequence);
+  void MoveOut(OpenSequence* sequence);
+  void Wait(OpenSequence* sequence);
+  bool FreeSomeFor(OpenSequence* sequence, std::vector<OpenSequence*>* moving);
+  bool BeginsAtCheckpoint(const OpenSequence& sequence) const;
+  void GoOnFromCheckpoint(OpenSequence* sequence);
+  void KeepCheckpoint(OpenSequence* sequence);
+  std::uint64_t NextChunkOf(const OpenSequence& sequence) const;
+  std::vector<OpenSequence*> Choose();
+  // Each drops those that fail from `moving`, with an output.
+  void Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs);
+  std::span<const float> Forward(std::vector<OpenSequence*>* moving,
+                                 std::vector<StepOutput>* outputs);
+  void Read(std::span<const float> logits, std::vector<OpenSequence*>* moving,
+            std::vector<StepOutput>* outputs);
+  void Commit(const std::vector<OpenSequence*>& moving, std::vector<StepOutput>* outputs);
 
   std::unique_ptr<Model> model_;
-  SharedCache shared_;
-  Sequence sequence_;
+  std::optional<RopeProbeResult> probe_;  // once somebody has had to know
+  EngineSettings own_settings_;
+  CacheMemory memory_;
+  // One for each different configuration that a sequence was opened with.
+  std::list<SharedCache> shared_;
   LayerAttention attention_;
-  std::optional<RunningRequest> running_;
-  std::optional<TokenId> unread_;       // sampled, not yet given to the model
-  std::vector<float> previous_logits_;  // of the last token read, while prompts are scored
-  LogitsSummary summary_;               // of the last step's last row
-  std::atomic<bool> cancelled_ = false;
-  bool broken_ = false;  // a commit failed half-way
+  std::map<SequenceId, OpenSequence> sequences_;
+  // With a request, in the order in which they go on: those that run by when they began, those that
+  // wait by priority.
+  std::vector<OpenSequence*> running_;
+  std::vector<OpenSequence*> waiting_;
+  std::int64_t next_sequence_ = 0;
+  std::int64_t next_request_ = 0;
+  std::int64_t step_ = 0;  // tried so far
+  std::int64_t requests_ended_ = 0;
+  StepRows rows_;
+  PrefixIndex prefixes_;
+  std::map<CheckpointId, std::unique_ptr<SequenceRun>> checkpoints_;
+  std::int64_t next_checkpoint_ = 0;
   EngineMetrics metrics_;
+
+  std::mutex cancelled_mutex_;
+  std::vector<RequestId> cancelled_;  // since the last step
 };
 
-void EngineImpl::Submit(Request request) {
-  if (HasWork()) {
-    throw Error(ErrorCode::kInvalidArgument, "prompt",
-                "another request is running; step until it is done, or cancel it and step once");
-  }
-  RefuseBroken(broken_);
-  Validate(request.sampling);
-  if (request.prompt.empty()) {
-    throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
-  }
-  const std::int64_t vocabulary = model_->spec().vocabulary_size;
-  RequireTokens("prompt", request.prompt, vocabulary);
-  RequireTokens("forced_answer", request.forced_answer, vocabulary);
-  RequireTokens("stop_tokens", request.stop_tokens, vocabulary);
-  if (request.max_new_tokens < 0) {
-    throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
-                fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
-  }
-  if (!request.forced_answer.empty())
-    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
-  PinSpans(request);
-  running_.emplace();
-  cancelled_.store(false);
-  if (request.max_new_tokens > 0) running_->sampler = MakeSampler(request);
-  if (unread_) {
-    request.prompt.insert(request.prompt.begin(), *unread_);
-    running_->begins_with_unread = true;
-    previous_logits_.clear();
-    unread_.reset();
-  }
-  running_->request = std::move(request);
+// --- Sequences -----------------------------------------------------------------------------------
+
+// `config` with nothing left open. Probes the model when something may be evicted.
+EngineSettings EngineImpl::Settle(const EngineConfig& config) {
+  Validate(config);
+  if (!config.eviction) return carousel::Settle(model_->spec(), config, RopeProbeResult{});
+  if (!probe_) probe_ = ProbeFor(*model_, config);
+  return carousel::Settle(model_->spec(), config, *probe_);
 }
 
-// The request's sampler, which has seen of the history and the prompt what counts as repetition.
-Sampler EngineImpl::MakeSampler(const Request& request) const {
-  Sampler sampler(request.sampling);
-  for (const TokenId token : model_->spec().end_tokens) sampler.Exempt(token);
-  for (const TokenId token : request.stop_tokens) sampler.Exempt(token);
-  const std::int64_t window = request.sampling.penalty_window;
-  if (request.penalise_prompt) {
-    for (const TokenId token : sequence_.LastTokens(window)) sampler.See(token);
-  } else {
-    // What earlier answers ended with (a full stop) is on the way to the end of this one. Where a
-    // token is unread, the last answer was cut short.
-    std::vector<TokenId> endings = sequence_.LastOfAnswers();
-    if (unread_ && !endings.empty()) endings.pop_back();
-    for (const TokenId token : endings) sampler.Exempt(token);
-    for (const TokenId token : sequence_.LastSaid(window)) sampler.See(token);
+void EngineImpl::SettleScheduler() {
+  SchedulerConfig& scheduler = own_settings_.config.scheduler;
+  const std::int64_t least = own_settings_.config.chunk_size + scheduler.max_running;
+  if (scheduler.max_rows == 0) scheduler.max_rows = least;
+  if (scheduler.max_rows < least) {
+    throw Error(ErrorCode::kInvalidArgument, "max_rows",
+                fmt::format("{} rows are too few for a chunk of {} tokens beside {} running "
+                            "requests; use at least {}, or 0",
+                            scheduler.max_rows, own_settings_.config.chunk_size,
+                            scheduler.max_running, least));
   }
-  if (unread_) sampler.See(*unread_);
-  if (request.penalise_prompt) {
-    for (const TokenId token : request.prompt) sampler.See(token);
-  }
-  return sampler;
 }
 
-void EngineImpl::PinSpans(const Request& request) {
-  const std::int64_t first = sequence_.tables().logical_length().value + (unread_ ? 1 : 0);
-  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
-  std::vector<TokenSpan> spans;  // in the stream
-  for (const TokenSpan& span : request.pinned) {
-    if (span.begin < 0 || span.begin >= span.end || span.end > tokens) {
-      throw Error(ErrorCode::kInvalidArgument, "pinned",
-                  fmt::format("[{}, {}) is not a part of the prompt's {} tokens; use 0 <= begin < "
-                              "end <= {}",
-                              span.begin, span.end, tokens, tokens));
+SharedCache* EngineImpl::SharedOf(const EngineSettings& settings) {
+  for (SharedCache& shared : shared_) {
+    if (shared.settings().config == settings.config) return &shared;
+  }
+  return &shared_.emplace_back(settings, &memory_);
+}
+
+SequenceId EngineImpl::Open(const EngineConfig& config) {
+  EngineConfig own = config;
+  own.cache.limit_bytes = memory_.pools().limit_bytes();
+  own.cache.limit_tokens = 0;
+  own.scheduler = own_settings_.config.scheduler;
+  const EngineSettings settings = Settle(own);
+  const std::int64_t chunk_size = settings.config.chunk_size;
+  const std::int64_t chunk_most = own.scheduler.max_rows - own.scheduler.max_running;
+  if (chunk_size > chunk_most) {
+    throw Error(ErrorCode::kInvalidArgument, "chunk_size",
+                fmt::format("{} is more than the {} rows that a step has beside {} running "
+                            "requests; use at most that, or raise max_rows",
+                            chunk_size, chunk_most, own.scheduler.max_running));
+  }
+  return OpenWith(settings);
+}
+
+SequenceId EngineImpl::OpenWith(const EngineSettings& settings) {
+  SharedCache* shared = SharedOf(settings);
+  return Adopt(std::make_unique<SequenceRun>(shared, &model_->spec()));
+}
+
+SequenceId EngineImpl::Adopt(std::unique_ptr<SequenceRun> run) {
+  const SequenceId id{next_sequence_};
+  sequences_.try_emplace(id, id, std::move(run)).first->second.last_step = step_;
+  ++next_sequence_;
+  return id;
+}
+
+OpenSequence& EngineImpl::At(SequenceId sequence) {
+  const auto found = sequences_.find(sequence);
+  CAROUSEL_CHECK(found != sequences_.end());
+  return found->second;
+}
+
+const OpenSequence& EngineImpl::At(SequenceId sequence) const {
+  const auto found = sequences_.find(sequence);
+  CAROUSEL_CHECK(found != sequences_.end());
+  return found->second;
+}
+
+// Takes a sequence whose request has ended off the lists.
+void EngineImpl::Leave(OpenSequence* sequence) {
+  std::erase(running_, sequence);
+  std::erase(waiting_, sequence);
+}
+
+void EngineImpl::Close(SequenceId sequence) {
+  Leave(&At(sequence));
+  ++requests_ended_;  // or as good as that: there is room
+  sequences_.erase(sequence);
+}
+
+void EngineImpl::Reset(SequenceId sequence) {
+  OpenSequence& open = At(sequence);
+  Leave(&open);
+  ++requests_ended_;
+  open.run().Reset();
+  open.moved_out = {};
+}
+
+// --- Checkpoints ---------------------------------------------------------------------------------
+
+// Of one that has no request. What the index keeps gives way.
+std::unique_ptr<SequenceRun> EngineImpl::ForkOf(const SequenceRun& run) {
+  CAROUSEL_CHECK(!run.HasRequest());
+  for (;;) {
+    try {
+      return std::make_unique<SequenceRun>(run);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kOutOfMemory || !prefixes_.DropOldest()) throw;
     }
-    spans.push_back({.begin = first + span.begin, .end = first + span.end});
   }
-  sequence_.eviction().Pin(spans);
 }
 
-// How many tokens the next step reads: one while decoding; a chunk of the prompt that ends on a
-// block's boundary while more follows, so that evictions between chunks find full blocks.
-std::int64_t EngineImpl::Schedule() const {
-  const std::int64_t left = PromptLeft();
-  if (left == 0) return 1;
-  std::int64_t tokens = std::min(left, config().chunk_size);
-  const std::int64_t block_size = config().cache.block_size;
-  const std::int64_t beyond = (sequence_.tables().logical_length().value + tokens) % block_size;
-  if (tokens < left && beyond < tokens) tokens -= beyond;
-  return sequence_.tables().LimitStep(tokens);
+const SequenceRun& EngineImpl::AtCheckpoint(CheckpointId checkpoint) const {
+  const auto found = checkpoints_.find(checkpoint);
+  CAROUSEL_CHECK(found != checkpoints_.end());
+  return *found->second;
 }
 
-// Plans and runs the next tokens; returns the wanted logits.
-std::span<const float> EngineImpl::Forward(StepOutcome* outcome) {
-  const RunningRequest& running = *running_;
-  const std::int64_t tokens = Schedule();
-  const bool is_prompt = PromptLeft() > 0;
-  if (is_prompt) {
-    const auto first = running.request.prompt.begin() + static_cast<std::ptrdiff_t>(running.read);
-    outcome->tokens.assign(first, first + tokens);
-    outcome->said = running.read == 0 && running.begins_with_unread ? 1 : 0;
-  } else {
-    outcome->tokens.assign(1, *unread_);
-    outcome->said = 1;
-  }
-  const StepPlan& plan = sequence_.Plan({.tokens = tokens,
-                                         .is_prompt = is_prompt,
-                                         .prompt_left = is_prompt ? PromptLeft() - tokens : 0});
-  std::vector<std::int64_t> logit_rows;
-  for (std::int64_t i = running.request.score_prompt && is_prompt ? 0 : tokens - 1; i < tokens;
-       ++i) {
-    logit_rows.push_back(i);
-  }
-  attention_.Begin(&sequence_);
-  const RowRange range{.first_row = 0, .rows = tokens};
-  const auto begin = Clock::now();
-  const std::span<const float> logits = model_->Forward({.token_ids = outcome->tokens,
-                                                         .position_ids = plan.position_ids,
-                                                         .logit_rows = logit_rows,
-                                                         .sequences = {&range, 1}},
-                                                        attention_);
-  metrics_.forward_seconds += SecondsSince(begin);
-  if (is_prompt && running.request.score_prompt) Score(logits, outcome);
-  outcome->result.tokens_processed = tokens;
-  outcome->result.evicted_tokens = plan.evicted_tokens;
-  return logits;
+CheckpointId EngineImpl::Mark(SequenceId sequence) {
+  OpenSequence& open = At(sequence);
+  if (open.is_moved_out() && !MoveIn(&open)) FailMoveIn();
+  const CheckpointId id{next_checkpoint_};
+  checkpoints_.try_emplace(id, ForkOf(open.run()));
+  ++next_checkpoint_;
+  return id;
 }
 
-// Row i of the logits predicts token i + 1; the last row waits for what comes next.
-void EngineImpl::Score(std::span<const float> logits, StepOutcome* outcome) {
-  const std::vector<TokenId>& tokens = outcome->tokens;
-  const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
-  const std::int64_t tokens_before = sequence_.tables().logical_length().value - std::ssize(tokens);
-  const auto row_before = [&](std::size_t i) {
-    return i == 0 ? std::span<const float>(previous_logits_)
-                  : logits.subspan((i - 1) * vocabulary, vocabulary);
-  };
-  const std::size_t first = previous_logits_.empty() ? 1 : 0;
-  std::vector<double>& nats = outcome->result.negative_log_likelihood;
-  nats.resize(tokens.size() - first);
-  ParallelFor(std::ssize(nats), [&](std::int64_t index) {
-    const std::size_t i = first + static_cast<std::size_t>(index);
-    const auto row = row_before(i);
-    nats[static_cast<std::size_t>(index)] =
-        LogSumExp(row) - static_cast<double>(row[static_cast<std::size_t>(tokens[i])]);
+void EngineImpl::Rewind(SequenceId sequence, CheckpointId checkpoint) {
+  OpenSequence& open = At(sequence);
+  CAROUSEL_CHECK(!open.run().HasRequest());
+  open.owned_run = ForkOf(AtCheckpoint(checkpoint));
+  open.moved_out = {};
+}
+
+SequenceId EngineImpl::Fork(CheckpointId checkpoint) {
+  return Adopt(ForkOf(AtCheckpoint(checkpoint)));
+}
+
+SequenceId EngineImpl::Fork(SequenceId sequence) {
+  OpenSequence& open = At(sequence);
+  if (open.is_moved_out() && !MoveIn(&open)) FailMoveIn();
+  return Adopt(ForkOf(open.run()));
+}
+
+void EngineImpl::Drop(CheckpointId checkpoint) {
+  CAROUSEL_CHECK_EQ(checkpoints_.erase(checkpoint), std::size_t{1});
+}
+
+// The prompt's beginning is what any other sequence with the same settings would make of it: the
+// sequence was empty, and nobody asks for more than its answer.
+bool EngineImpl::BeginsAtCheckpoint(const OpenSequence& open) const {
+  const SequenceRun& run = open.run();
+  if (!prefixes_.keeps() || run.request().score_prompt) return false;
+  if (run.sequence().tables().logical_length().value > 0 || !run.IsBeginningOfPrompt())
+    return false;
+  const auto& eviction = run.shared()->settings().config.eviction;
+  // At the end, the votes hang on how long the prompt is. And a chunk that is cut at a block's
+  // boundary is not cut where it is the prompt's last.
+  const EngineConfig& of = run.shared()->settings().config;
+  return (!eviction || eviction->prompt_eviction == PromptEviction::kCapped) &&
+         of.chunk_size % of.cache.block_size == 0;
+}
+
+void EngineImpl::GoOnFromCheckpoint(OpenSequence* open) {
+  if (!open->chain) return;
+  SequenceRun& run = open->run();
+  const std::int64_t read = run.sequence().tables().logical_length().value;
+  const Sequence* found = prefixes_.Find(*open->chain, run.request().prompt, read);
+  if (found == nullptr) return;
+  std::unique_ptr<Sequence> fork;
+  try {
+    fork = std::make_unique<Sequence>(*found);
+  } catch (const std::exception&) {
+    return;  // no room for another one: the tokens are read
+  }
+  const std::int64_t more = fork->tables().logical_length().value - read;
+  run.GoOnFrom(std::move(fork));
+  metrics_.reused_tokens += more;
+  if (read == 0) ++metrics_.checkpoint_hits;
+}
+
+// After a step that has read a chunk of a prompt.
+void EngineImpl::KeepCheckpoint(OpenSequence* open) {
+  if (!open->chain) return;
+  SequenceRun& run = open->run();
+  const std::int64_t read = run.sequence().tables().logical_length().value;
+  const std::int64_t block_size = run.shared()->block_size();
+  if (!run.HasRequest() || !run.IsBeginningOfPrompt() || read % block_size != 0) {
+    open->chain.reset();  // its own from here on
+    return;
+  }
+  if (prefixes_.Has(*open->chain, read / block_size)) return;
+  try {
+    prefixes_.Add(*open->chain, read / block_size, std::make_unique<Sequence>(run.sequence()));
+  } catch (const std::exception&) {
+    // No room for it: who comes later reads the tokens again.
+  }
+}
+
+// What stands for the prompt up to the end of its next chunk; 0: nobody else's is the same.
+std::uint64_t EngineImpl::NextChunkOf(const OpenSequence& open) const {
+  if (!open.chain) return 0;
+  const std::int64_t end =
+      open.run().sequence().tables().logical_length().value + open.run().NextTokens();
+  const std::int64_t block_size = open.run().shared()->block_size();
+  if (end % block_size != 0 || end == std::ssize(open.run().request().prompt)) return 0;
+  return open.chain->chain[static_cast<std::size_t>(end / block_size - 1)];
+}
+
+// --- Requests ------------------------------------------------------------------------------------
+
+RequestId EngineImpl::Submit(SequenceId sequence, Request request) {
+  OpenSequence& open = At(sequence);
+  const SchedulerConfig& limits = config().scheduler;
+  const std::int64_t most = limits.max_running + limits.max_waiting;
+  if (!open.run().HasRequest() && std::ssize(running_) + std::ssize(waiting_) >= most) {
+    throw Error(ErrorCode::kBusy, "max_waiting",
+                fmt::format("{} requests run and {} wait, and no more may; try again later",
+                            running_.size(), waiting_.size()));
+  }
+  waiting_.reserve(waiting_.size() + 1);
+  running_.reserve(waiting_.size() + running_.size() + 1);
+  open.run().Submit(std::move(request));
+  open.request = RequestId{next_request_++};
+  open.chain.reset();
+  Wait(&open);
+  return open.request;
+}
+
+void EngineImpl::Cancel(RequestId request) {
+  const std::lock_guard lock(cancelled_mutex_);
+  cancelled_.push_back(request);
+}
+
+// Ends what was cancelled and what is late.
+void EngineImpl::EndSome(std::vector<StepOutput>* outputs) {
+  std::vector<RequestId> cancelled;
+  {
+    const std::lock_guard lock(cancelled_mutex_);
+    cancelled.swap(cancelled_);
+  }
+  std::vector<OpenSequence*> all = running_;
+  all.insert(all.end(), waiting_.begin(), waiting_.end());
+  for (OpenSequence* open : all) {
+    const auto& deadline = open->run().request().deadline;
+    FinishReason reason = FinishReason::kNone;
+    if (std::find(cancelled.begin(), cancelled.end(), open->request) != cancelled.end()) {
+      reason = FinishReason::kCancelled;
+    } else if (deadline && Clock::now() >= *deadline) {
+      reason = FinishReason::kExpired;
+    }
+    if (reason == FinishReason::kNone) continue;
+    outputs->push_back({.sequence = open->id,
+                        .request = open->request,
+                        .result = open->run().End(reason),
+                        .failure = nullptr});
+    ++requests_ended_;
+    Leave(open);
+  }
+}
+
+// --- A step --------------------------------------------------------------------------------------
+
+// Puts a sequence's blocks back into the pools. False: there is no room.
+bool EngineImpl::MoveIn(OpenSequence* open) {
+  for (;;) {
+    try {
+      open->run().sequence().MoveIn(open->moved_out);
+      open->moved_out = {};
+      return true;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kOutOfMemory) throw;
+      if (!prefixes_.DropOldest()) return false;
+    }
+  }
+}
+
+void EngineImpl::MoveOut(OpenSequence* open) {
+  open->run().sequence().MoveOut(&open->moved_out);
+  open->requests_ended = requests_ended_;
+  ++metrics_.preemptions;
+}
+
+// Lets the first of those that wait run. One that was moved out waits until another request has
+// ended, or it would only be moved out again.
+void EngineImpl::Admit() {
+  while (!waiting_.empty() && std::ssize(running_) < config().scheduler.max_running) {
+    OpenSequence* first = waiting_.front();
+    if (first->is_moved_out()) {
+      if (!running_.empty() && first->requests_ended == requests_ended_) return;
+      if (!MoveIn(first)) {
+        if (!running_.empty()) return;
+        // Nobody else will make room: those that have no request do.
+        while (FreeSomeFor(first, nullptr)) {
+          if (MoveIn(first)) break;
+        }
+        if (first->is_moved_out()) return;
+      }
+    } else if (BeginsAtCheckpoint(*first)) {
+      first->chain = PrefixIndex::ChainOf(first->run().shared(), first->run().request());
+    }
+    first->last_step = step_;
+    running_.push_back(first);
+    waiting_.erase(waiting_.begin());
+  }
+}
+
+std::vector<OpenSequence*> EngineImpl::Choose() {
+  std::vector<Runnable> runnable;
+  std::vector<OpenSequence*> who;
+  std::set<std::uint64_t> chunks;
+  std::vector<OpenSequence*> by_turn = running_;
+  std::stable_sort(by_turn.begin(), by_turn.end(), [](const auto* left, const auto* right) {
+    return left->last_step < right->last_step;
   });
-  const auto bad =
-      std::find_if(nats.begin(), nats.end(), [](double value) { return std::isnan(value); });
-  if (bad != nats.end()) {
-    const std::size_t i = first + static_cast<std::size_t>(bad - nats.begin());
-    FailLogits(row_before(i), tokens_before + static_cast<std::int64_t>(i));
+  for (OpenSequence* open : by_turn) {
+    GoOnFromCheckpoint(open);
+    // What another one reads in this step is there for the next.
+    const std::uint64_t chunk = NextChunkOf(*open);
+    if (chunk != 0 && !chunks.insert(chunk).second) continue;
+    who.push_back(open);
+    runnable.push_back({.rows = open->run().NextTokens(),
+                        .is_prompt = open->run().ReadsPrompt(),
+                        .last_step = open->last_step});
   }
-  const auto last = logits.subspan((tokens.size() - 1) * vocabulary, vocabulary);
-  outcome->last_logits.assign(last.begin(), last.end());
+  if (runnable.empty()) return {};
+  const auto chosen = model_->spec().one_sequence_per_step
+                          ? ChooseOne(runnable)
+                          : ChooseRunning(runnable, config().scheduler.max_rows);
+  std::vector<OpenSequence*> moving;
+  for (const std::size_t i : chosen) moving.push_back(who[i]);
+  return moving;
 }
 
-// `row` is what summary_ is of.
-void EngineImpl::Choose(std::span<const float> row, StepResult* result) {
-  RunningRequest& running = *running_;
-  const auto& forced = running.request.forced_answer;
-  if (running.request.keep_logits) result->logits.assign(row.begin(), row.end());
-  result->sampled = running.sampler->Choose(
-      row, summary_,
-      forced.empty() ? std::nullopt
-                     : std::optional(forced[static_cast<std::size_t>(running.generated)]));
-}
-
-// The chosen token becomes part of the answer.
-void EngineImpl::Accept(StepResult* result) {
-  RunningRequest& running = *running_;
-  const TokenId token = result->sampled->token;
-  running.sampler->Accept(token);
-  ++running.generated;
-  const bool may_end =
-      running.request.forced_answer.empty() || running.generated == running.request.max_new_tokens;
-  unread_.reset();
-  if (may_end && EndsAnswer(token)) return Finish(FinishReason::kStop, result);
-  unread_ = token;
-  if (running.generated >= running.request.max_new_tokens) Finish(FinishReason::kLength, result);
-}
-
-bool EngineImpl::EndsAnswer(TokenId token) const {
-  const Request& request = running_->request;
-  const auto is_in = [token](const std::vector<TokenId>& ends) {
-    return std::find(ends.begin(), ends.end(), token) != ends.end();
-  };
-  return is_in(request.stop_tokens) ||
-         (!request.ignore_end_tokens && is_in(model_->spec().end_tokens));
-}
-
-void EngineImpl::Finish(FinishReason reason, StepResult* result) {
-  result->finish_reason = reason;
-  // Of a cancelled prompt the rest never came.
-  sequence_.eviction().TrimPins(sequence_.tables().logical_length().value);
-  running_.reset();
-}
-
-StepResult EngineImpl::CancelRunning() {
-  StepResult result;
-  // Of a prompt of which nothing was read, the last answer's token waits on.
-  if (running_->read == 0 && running_->begins_with_unread)
-    unread_ = running_->request.prompt.front();
-  Finish(FinishReason::kCancelled, &result);
-  return result;
-}
-
-// All of a step that may fail: the model's pass, and what its logits say.
-void EngineImpl::Run(StepOutcome* outcome) {
-  const std::span<const float> logits = Forward(outcome);
-  // The last row tells of the whole step, as every token attends to those before it: what is not a
-  // number ends here, before evictions are chosen by it.
-  const auto last_row = logits.last(static_cast<std::size_t>(model_->spec().vocabulary_size));
-  Summarise(last_row, &summary_);
-  if (!summary_.usable()) FailLogits(last_row, sequence_.tables().logical_length().value);
-  const std::int64_t prompt_left = PromptLeft();
-  const bool is_last = prompt_left == 0 || prompt_left == std::ssize(outcome->tokens);
-  if (is_last && running_->request.max_new_tokens > 0) Choose(last_row, &outcome->result);
-}
-
-// What the step has found becomes the sequence's and the request's state.
-void EngineImpl::Commit(StepOutcome* outcome) {
-  StepResult& result = outcome->result;
-  sequence_.Commit(outcome->tokens, outcome->said);
-  if (PromptLeft() > 0) running_->read += outcome->tokens.size();
-  // The logits of a token that has passed since score nothing.
-  previous_logits_ = std::move(outcome->last_logits);
-  metrics_.max_resident_tokens =
-      std::max(metrics_.max_resident_tokens, sequence_.resident_tokens());
-  if (result.evicted_tokens > 0) ++metrics_.evictions;
-  if (const std::int64_t window = model_->spec().trained_window; window > 0) {
-    const std::int64_t last = sequence_.plan().position_ids.back();
-    metrics_.tokens_past_window +=
-        std::clamp<std::int64_t>(last + 1 - window, 0, sequence_.plan().tokens);
+// Makes some room in the pools for a step of `needy`, which comes before whoever has to leave:
+// checkpoints first, then sequences without a request, the least recently used first, then the last
+// of those that run. False: there is nobody left.
+bool EngineImpl::FreeSomeFor(OpenSequence* needy, std::vector<OpenSequence*>* moving) {
+  if (prefixes_.DropOldest()) return true;
+  OpenSequence* idle = nullptr;
+  for (auto& [id, open] : sequences_) {
+    if (open.run().HasRequest() || open.run().is_broken() || open.is_moved_out() ||
+        open.run().sequence().cache_bytes() == 0)
+      continue;
+    if (idle == nullptr || open.last_step < idle->last_step) idle = &open;
   }
-  if (result.sampled) {
-    previous_logits_.clear();
-    Accept(&result);
-  } else if (PromptLeft() == 0) {
-    Finish(FinishReason::kLength, &result);
+  if (idle != nullptr) {
+    MoveOut(idle);
+    idle->requests_ended = -1;  // it may come back as soon as it has a request
+    return true;
+  }
+  OpenSequence* last = nullptr;
+  for (OpenSequence* open : running_) {
+    if (open == needy || !ComesBefore(*needy, *open)) continue;
+    if (open->run().sequence().cache_bytes() == 0) continue;
+    if (last == nullptr || ComesBefore(*last, *open)) last = open;
+  }
+  if (last == nullptr) return false;
+  MoveOut(last);
+  Wait(last);
+  if (moving != nullptr) std::erase(*moving, last);
+  return true;
+}
+
+// Among those that wait, in its place.
+void EngineImpl::Wait(OpenSequence* open) {
+  std::erase(running_, open);
+  const auto behind =
+      std::find_if(waiting_.begin(), waiting_.end(),
+                   [&](const OpenSequence* other) { return ComesBefore(*open, *other); });
+  waiting_.insert(behind, open);
+}
+
+// In the order in which they come before one another, so that who must leave for one of them has
+// not been planned yet. One that finds no room behind others waits for them.
+void EngineImpl::Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs) {
+  std::vector<OpenSequence*> left = std::exchange(*moving, {});
+  std::sort(left.begin(), left.end(),
+            [](const auto* one, const auto* other) { return ComesBefore(*one, *other); });
+  while (!left.empty()) {
+    OpenSequence* open = left.front();
+    left.erase(left.begin());
+    for (;;) {
+      try {
+        open->run().Plan();
+        moving->push_back(open);
+      } catch (const Error& error) {
+        const bool lacks_room = error.code() == ErrorCode::kOutOfMemory && !open->run().is_broken();
+        if (lacks_room && FreeSomeFor(open, &left)) continue;
+        if (lacks_room && std::ssize(running_) > 1) {
+          MoveOut(open);
+          Wait(open);
+        } else {
+          outputs->push_back(FailureOf(*open));
+        }
+      } catch (...) {
+        outputs->push_back(FailureOf(*open));
+      }
+      break;
+    }
   }
 }
 
-StepResult EngineImpl::Step() {
-  RefuseBroken(broken_);
+std::span<const float> EngineImpl::Forward(std::vector<OpenSequence*>* moving,
+                                           std::vector<StepOutput>* outputs) {
+  try {
+    rows_.Clear();
+    std::vector<Sequence*> sequences;
+    for (OpenSequence* open : *moving) {
+      open->run().AddRows(&rows_);
+      sequences.push_back(&open->run().sequence());
+    }
+    attention_.Begin(sequences);
+    const auto begin = Clock::now();
+    const std::span<const float> logits = model_->Forward({.token_ids = rows_.token_ids,
+                                                           .position_ids = rows_.position_ids,
+                                                           .logit_rows = rows_.logit_rows,
+                                                           .sequences = rows_.sequences},
+                                                          attention_);
+    metrics_.forward_seconds += SecondsSince(begin);
+    return logits;
+  } catch (...) {
+    for (OpenSequence* open : *moving) {
+      open->run().Abandon();
+      outputs->push_back(FailureOf(*open));
+    }
+    moving->clear();
+    return {};
+  }
+}
+
+void EngineImpl::Read(std::span<const float> logits, std::vector<OpenSequence*>* moving,
+                      std::vector<StepOutput>* outputs) {
+  std::size_t range = 0;
+  std::size_t first = 0;  // of rows_.logit_rows
+  std::erase_if(*moving, [&](OpenSequence* open) {
+    const RowRange& rows = rows_.sequences[range++];
+    std::size_t end = first;
+    while (end < rows_.logit_rows.size() && rows_.logit_rows[end] < rows.first_row + rows.rows)
+      ++end;
+    const auto vocabulary = static_cast<std::size_t>(model_->spec().vocabulary_size);
+    const auto own = logits.subspan(first * vocabulary, (end - first) * vocabulary);
+    first = end;
+    try {
+      open->run().Read(own);
+      return false;
+    } catch (...) {
+      open->run().Abandon();
+      outputs->push_back(FailureOf(*open));
+      return true;
+    }
+  });
+}
+
+void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
+                        std::vector<StepOutput>* outputs) {
+  for (OpenSequence* open : moving) {
+    try {
+      StepResult result = open->run().Commit();
+      metrics_.rows += result.tokens_processed;
+      open->last_step = step_;
+      outputs->push_back({.sequence = open->id,
+                          .request = open->request,
+                          .result = std::move(result),
+                          .failure = nullptr});
+    } catch (...) {
+      outputs->push_back(FailureOf(*open));
+    }
+    KeepCheckpoint(open);
+    if (open->run().HasRequest()) continue;
+    ++requests_ended_;
+    Leave(open);
+  }
+}
+
+std::vector<StepOutput> EngineImpl::Step() {
   CAROUSEL_CHECK(HasWork());
-  if (cancelled_.exchange(false)) return CancelRunning();
-  StepOutcome outcome;
-  try {
-    Run(&outcome);
-  } catch (...) {
-    sequence_.Abandon();
-    throw;
-  }
-  try {
-    Commit(&outcome);
-  } catch (...) {
-    broken_ = true;
-    running_.reset();
-    throw;
-  }
-  return std::move(outcome.result);
+  std::vector<StepOutput> outputs;
+  EndSome(&outputs);
+  ++step_;
+  Admit();
+  std::vector<OpenSequence*> moving = Choose();
+  outputs.reserve(outputs.size() + moving.size());
+  Plan(&moving, &outputs);
+  if (moving.empty()) return outputs;
+  const std::span<const float> logits = Forward(&moving, &outputs);
+  if (moving.empty()) return outputs;
+  ++metrics_.steps;
+  Read(logits, &moving, &outputs);
+  Commit(moving, &outputs);
+  return outputs;
 }
 
-void EngineImpl::Reset() {
-  running_.reset();
-  unread_.reset();
-  previous_logits_.clear();
-  sequence_.Clear();
-  broken_ = false;
-}
+// --- Questions -----------------------------------------------------------------------------------
 
 EngineMetrics EngineImpl::metrics() const {
   EngineMetrics metrics = metrics_;
-  metrics.logical_tokens = sequence_.tables().logical_length().value;
-  metrics.resident_tokens = sequence_.resident_tokens();
-  metrics.evicted_tokens = sequence_.evicted_tokens();
-  metrics.forgotten_tokens = sequence_.forgotten_tokens();
-  metrics.requantisation_error = sequence_.requantisation_error();
-  metrics.cache_bytes = shared_.pools().bytes_in_use();
-  metrics.reserved_bytes = shared_.pools().bytes_reserved() + sequence_.open_bytes();
-  metrics.cache_bytes_per_token = shared_.pools().bytes_per_token();
+  metrics.sequences = std::ssize(sequences_);
+  metrics.requests_running = std::ssize(running_);
+  metrics.requests_waiting = std::ssize(waiting_);
+  metrics.cache_bytes = memory_.pools().bytes_in_use();
+  metrics.reserved_bytes = memory_.pools().bytes_reserved();
+  metrics.limit_bytes = memory_.pools().limit_bytes();
+  metrics.checkpoints = prefixes_.size() + std::ssize(checkpoints_);
+  metrics.checkpoint_bytes = prefixes_.bytes();
+  for (const auto& [id, run] : checkpoints_) metrics.checkpoint_bytes += run->sequence().bytes();
+  for (const auto& [id, open] : sequences_)
+    metrics.moved_out_bytes += static_cast<std::int64_t>(open.moved_out.size());
   metrics.attention_seconds = attention_.seconds();
-  if (const RecallState* recall = sequence_.recall(); recall != nullptr) {
-    metrics.recall_stored_tokens = recall->store().stored_tokens();
-    metrics.recall_dropped_tokens = recall->store().dropped_tokens();
-    metrics.recall_bytes = recall->store().bytes();
-    metrics.recall_refused_growths = recall->store().refused_growths();
-    metrics.recall_limited_by = recall->store().limited_by();
-    metrics.recalled_blocks = recall->recalled_blocks();
-    metrics.promoted_blocks = sequence_.promoted_blocks();
-    metrics.recall_seconds = recall->seconds();
-  }
-  metrics.rotation = settings().rules.rotation;
-  metrics.positions = sequence_.tables().mode();
+  return metrics;
+}
+
+SequenceMetrics EngineImpl::metrics(SequenceId sequence) const {
+  SequenceMetrics metrics = At(sequence).run().metrics();
+  metrics.attention_seconds = attention_.seconds();
+  metrics.forward_seconds = metrics_.forward_seconds;
   return metrics;
 }
 
 }  // namespace
 
-std::string_view Name(FinishReason value) {
-  switch (value) {
-    case FinishReason::kNone:
-      return "";
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-  }
-  return "";
-}
-
 std::unique_ptr<Engine> Engine::Create(std::unique_ptr<Model> model, const EngineConfig& config) {
-  EngineSettings settings = Settle(*model, config);
-  return std::make_unique<EngineImpl>(std::move(model), std::move(settings));
+  return std::make_unique<EngineImpl>(std::move(model), config);
 }
 
 }  // namespace carousel

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests, steps and limits on the tiny model.
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 
 #include <gtest/gtest.h>
 
@@ -32,8 +32,9 @@ EngineConfig WholeCache() {
   return config;
 }
 
-std::unique_ptr<Engine> Make(const EngineConfig& config, const TinyModelOptions& options = {}) {
-  return Engine::Create(std::make_unique<TinyModel>(options), config);
+std::unique_ptr<SingleSequenceEngine> Make(const EngineConfig& config,
+                                           const TinyModelOptions& options = {}) {
+  return SingleSequenceEngine::Create(std::make_unique<TinyModel>(options), config);
 }
 
 std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed = 1) {
@@ -45,7 +46,8 @@ std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed = 1) {
   return tokens;
 }
 
-std::vector<TokenId> RunRequest(Engine* engine, Request request, FinishReason* reason = nullptr) {
+std::vector<TokenId> RunRequest(SingleSequenceEngine* engine, Request request,
+                                FinishReason* reason = nullptr) {
   engine->Submit(std::move(request));
   std::vector<TokenId> answer;
   while (engine->HasWork()) {
@@ -57,7 +59,7 @@ std::vector<TokenId> RunRequest(Engine* engine, Request request, FinishReason* r
   return answer;
 }
 
-std::vector<double> ScoreAll(Engine* engine, const std::vector<TokenId>& tokens) {
+std::vector<double> ScoreAll(SingleSequenceEngine* engine, const std::vector<TokenId>& tokens) {
   engine->Submit({.prompt = tokens, .score_prompt = true});
   std::vector<double> scores;
   while (engine->HasWork()) {
@@ -147,7 +149,7 @@ TEST(Engine, ResidentTokensStayUnderTheLimit) {
     const std::int64_t reserved = engine->metrics().reserved_bytes;
     while (engine->HasWork()) {
       const StepResult step = engine->Step();
-      const EngineMetrics metrics = engine->metrics();
+      const SequenceMetrics metrics = engine->metrics();
       EXPECT_LE(metrics.resident_tokens, 64 + 32);
       if (step.tokens_processed == 1) {
         EXPECT_LE(metrics.resident_tokens, 64);

@@ -40,6 +40,11 @@ EvictionPlanner::EvictionPlanner(const EngineSettings& settings,
   }
 }
 
+void EvictionPlanner::CopyFrom(const EvictionPlanner& from) {
+  for (std::size_t i = 0; i < policies_.size(); ++i) policies_[i] = from.policies_[i]->Clone();
+  pinned_ = from.pinned_;
+}
+
 std::int64_t EvictionPlanner::CountedQueries(const PolicyStep& step) const {
   if (!evicts()) return 0;
   return std::clamp<std::int64_t>(policies_.front()->CountedQueries(step), 0, step.tokens);

@@ -29,6 +29,8 @@ struct Victims {
 class EvictionPlanner {
  public:
   EvictionPlanner(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
+  // Knows from now on what another one of the same settings knows.
+  void CopyFrom(const EvictionPlanner& from);
 
   bool evicts() const { return !policies_.empty(); }
   // How many of the step's last queries all groups' policies want counted.

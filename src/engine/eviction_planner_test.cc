@@ -10,8 +10,8 @@
 #include <random>
 #include <set>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/layer_attention.h"
 #include "engine/sequence.h"
 #include "engine/shared_cache.h"
@@ -32,8 +32,9 @@ EngineConfig SmallConfig() {
   return config;
 }
 
-std::unique_ptr<Engine> Make(const EngineConfig& config, const TinyModelOptions& options = {}) {
-  return Engine::Create(std::make_unique<TinyModel>(options), config);
+std::unique_ptr<SingleSequenceEngine> Make(const EngineConfig& config,
+                                           const TinyModelOptions& options = {}) {
+  return SingleSequenceEngine::Create(std::make_unique<TinyModel>(options), config);
 }
 
 std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed = 1) {
@@ -44,7 +45,8 @@ std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed = 1) {
 }
 
 // Likelihoods of a prompt, then an answer's tokens and their log-likelihoods.
-std::vector<double> Play(Engine* engine, const std::vector<TokenId>& prompt, std::int64_t answer) {
+std::vector<double> Play(SingleSequenceEngine* engine, const std::vector<TokenId>& prompt,
+                         std::int64_t answer) {
   engine->Submit({.prompt = prompt,
                   .max_new_tokens = answer,
                   .ignore_end_tokens = true,
@@ -174,10 +176,13 @@ class FedCache {
   FedCache(const EngineConfig& config, std::uint64_t seed)
       : model_({.layers = 3, .query_heads = 6, .kv_heads = 3, .trained_window = 2048}),
         settings_(Settle(model_, config)),
-        shared_(settings_, model_.spec().layers),
+        memory_(model_.spec().layers, settings_.limit_bytes),
+        shared_(settings_, &memory_),
         sequence_(&shared_),
-        attention_(&shared_),
-        generator_(seed) {}
+        attention_(&memory_),
+        generator_(seed) {
+    shared_.Reserve();
+  }
 
   Sequence& cache() { return sequence_; }
   SharedCache& shared() { return shared_; }
@@ -211,6 +216,7 @@ class FedCache {
 
   TinyModel model_;
   EngineSettings settings_;
+  CacheMemory memory_;
   SharedCache shared_;
   Sequence sequence_;
   LayerAttention attention_;

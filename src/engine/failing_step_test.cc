@@ -6,8 +6,8 @@
 #include <random>
 #include <string>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/tiny_model.h"
 #include "eviction/registry.h"
 #include "testing/failing_model.h"
@@ -80,14 +80,14 @@ Request RandomRequest(Generator* generator) {
 }
 
 // All that a step says, and what the cache looks like after it.
-std::vector<double> Numbers(const StepResult& step, const Engine& engine) {
+std::vector<double> Numbers(const StepResult& step, const SingleSequenceEngine& engine) {
   std::vector<double> numbers(step.negative_log_likelihood);
   if (step.sampled) {
     numbers.push_back(step.sampled->token);
     numbers.push_back(static_cast<double>(step.sampled->logprob));
   }
   numbers.insert(numbers.end(), step.logits.begin(), step.logits.end());
-  const EngineMetrics metrics = engine.metrics();
+  const SequenceMetrics metrics = engine.metrics();
   for (const std::int64_t count :
        {step.tokens_processed, step.evicted_tokens, static_cast<std::int64_t>(step.finish_reason),
         metrics.logical_tokens, metrics.resident_tokens, metrics.evicted_tokens, metrics.evictions,
@@ -104,9 +104,9 @@ class Twins {
  public:
   explicit Twins(Generator* generator)
       : generator_(generator), model_(RandomModel(generator)), config_(RandomConfig(generator)) {
-    failing_ = Engine::Create(
+    failing_ = SingleSequenceEngine::Create(
         std::make_unique<FailingModel>(std::make_unique<TinyModel>(model_), &failure_), config_);
-    twin_ = Engine::Create(std::make_unique<TinyModel>(model_), config_);
+    twin_ = SingleSequenceEngine::Create(std::make_unique<TinyModel>(model_), config_);
     if (Pick(generator, 0, 1) == 0) {
       failing_->GatherAttention(true);
       twin_->GatherAttention(true);
@@ -173,8 +173,8 @@ class Twins {
   TinyModelOptions model_;
   EngineConfig config_;
   Failure failure_;
-  std::unique_ptr<Engine> failing_;
-  std::unique_ptr<Engine> twin_;
+  std::unique_ptr<SingleSequenceEngine> failing_;
+  std::unique_ptr<SingleSequenceEngine> twin_;
 };
 
 TEST(AStepThatFails, HasNotBeen) {
@@ -202,10 +202,11 @@ TEST(AStepThatFails, HasNotBeenWhenItsLogitsAreNoNumbers) {
   config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
   config.recall = {.blocks = 2};
   Poison poison;
-  const auto engine = Engine::Create(
+  const auto engine = SingleSequenceEngine::Create(
       std::make_unique<PoisonedModel>(std::make_unique<TinyModel>(TinyModelOptions{}), &poison),
       config);
-  const auto twin = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const auto twin =
+      SingleSequenceEngine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
   Generator generator(3);
   const Request request{.prompt = Tokens(&generator, 100),
                         .max_new_tokens = 30,

@@ -85,9 +85,22 @@ RewritingError RewriteGroup(std::int64_t group, SharedCache* shared, SequenceTab
   return error;
 }
 
+// Blocks that others hold as well are copied before they are rewritten.
+void OwnWhatMoves(SharedCache* shared, SequenceTables* tables) {
+  for (std::int64_t group = 0; group < tables->groups(); ++group) {
+    if (shared->rotation(group) == nullptr) continue;
+    const std::int64_t entries = std::ssize(tables->table(group).entries());
+    for (std::int64_t entry = 0; entry < entries; ++entry) {
+      if (tables->ShiftOf(group, entry) != 0)
+        tables->MakeWritable(group, entry, shared->pools().of(group));
+    }
+  }
+}
+
 }  // namespace
 
 std::int64_t KeyRotation::Apply(SharedCache* shared, SequenceTables* tables, BlockAccess* blocks) {
+  OwnWhatMoves(shared, tables);
   std::vector<RewritingError> rewritten(static_cast<std::size_t>(tables->groups()));
   ParallelFor(tables->groups(), [&](std::int64_t group) {
     rewritten[static_cast<std::size_t>(group)] = RewriteGroup(group, shared, tables, blocks);

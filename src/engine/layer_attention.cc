@@ -33,7 +33,7 @@ void LayerAttention::WeighCandidates(std::int64_t layer) {
   }
   if (running_.empty()) return;
   const auto begin = Clock::now();
-  shared_->attention().Run(running_);
+  memory_->attention().Run(running_);
   // One sequence's run alone is its own; of several each has an even share.
   const double share = SecondsSince(begin) / static_cast<double>(parts_.size());
   for (const Part& part : parts_) {
@@ -63,9 +63,9 @@ void LayerAttention::Attend(std::int64_t layer, std::int64_t rows, const float* 
   const auto begin = Clock::now();
   // A model that is an embedder's own can be wrong in both.
   CAROUSEL_CHECK_GE(layer, 0);
-  CAROUSEL_CHECK_LT(layer, shared_->layers());
+  CAROUSEL_CHECK_LT(layer, std::ssize(memory_->layers()));
   CAROUSEL_CHECK_GE(rows, rows_);
-  const AttentionLayerSpec& spec = shared_->layer(layer);
+  const AttentionLayerSpec& spec = memory_->layers()[static_cast<std::size_t>(layer)];
   const std::int64_t q_row = spec.query_heads * spec.key_dim;
   const std::int64_t k_row = spec.kv_heads * spec.key_dim;
   const std::int64_t v_row = spec.kv_heads * spec.value_dim;
@@ -80,7 +80,7 @@ void LayerAttention::Attend(std::int64_t layer, std::int64_t rows, const float* 
   }
   WeighCandidates(layer);
   WidenTasks(layer);
-  shared_->attention().Run(running_);
+  memory_->attention().Run(running_);
   for (const Part& part : parts_) {
     if (part.widened) part.sequence->recall_tasks()->ShareMass(LayerOf(part, layer));
     const std::int64_t row = part.first_row;

@@ -9,15 +9,15 @@
 
 #include "attention/paged_attention.h"
 #include "carousel/model.h"
+#include "engine/cache_memory.h"
 #include "engine/sequence.h"
-#include "engine/shared_cache.h"
 
 namespace carousel {
 
 class LayerAttention final : public AttentionCallback {
  public:
-  // `shared` outlives it.
-  explicit LayerAttention(SharedCache* shared) : shared_(shared) {}
+  // `memory` outlives it.
+  explicit LayerAttention(CacheMemory* memory) : memory_(memory) {}
 
   // The sequences of the next step, whose plans are made. Their rows follow one another from row 0.
   void Begin(std::span<Sequence* const> sequences);
@@ -42,7 +42,7 @@ class LayerAttention final : public AttentionCallback {
   void WeighCandidates(std::int64_t layer);
   void WidenTasks(std::int64_t layer);
 
-  SharedCache* shared_;
+  CacheMemory* memory_;
   std::vector<Part> parts_;
   std::int64_t rows_ = 0;               // of all sequences
   std::vector<AttentionTask> tasks_;    // without recall

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -29,6 +30,13 @@ class OpenBlocks {
   std::byte* next(std::int64_t group) { return data(1 - begun_, group); }
   // The step has begun another block and not filled it: from now on it was begun before.
   void Turn() { begun_ = 1 - begun_; }
+  // What another sequence with the same shapes has begun.
+  void CopyFrom(const OpenBlocks& from) {
+    for (std::size_t group = 0; group < sides_[0].size(); ++group) {
+      const auto& begun = from.sides_[from.begun_][group];
+      std::memcpy(sides_[begun_][group].data(), begun.data(), begun.size());
+    }
+  }
 
  private:
   std::byte* data(std::size_t side, std::int64_t group) {

@@ -25,6 +25,14 @@ RecallState::RecallState(const EngineSettings& settings,
   }
 }
 
+void RecallState::CopyFrom(const RecallState& from) {
+  store_.CopyFrom(from.store_);
+  for (std::size_t lane = 0; lane < lanes_.size(); ++lane)
+    lanes_[lane].value = from.lanes_[lane].value;
+  for (std::size_t group = 0; group < given_.size(); ++group)
+    given_[group].value = from.given_[group].value;
+}
+
 EarnedMass RecallState::Earned(std::int64_t group_index, const CacheGroup& group) const {
   EarnedMass earned{.resident = given_[static_cast<std::size_t>(group_index)].value,
                     .recalled = {},

@@ -55,6 +55,8 @@ class RecallState {
 
   // --- Between steps.
 
+  // Becomes what another one of the same settings is; was empty. Throws as RecallStore::CopyFrom.
+  void CopyFrom(const RecallState& from);
   // What the group's blocks have been given since it last evicted; recalled ones only where they
   // are still stored. Points into the state.
   EarnedMass Earned(std::int64_t group_index, const CacheGroup& group) const;

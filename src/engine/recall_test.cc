@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <random>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/recall_chooser.h"
 #include "engine/tiny_model.h"
 
@@ -34,12 +34,14 @@ EngineConfig Config(std::int64_t recall_blocks) {
   return config;
 }
 
-std::unique_ptr<Engine> Make(const EngineConfig& config, const TinyModelOptions& model = {}) {
-  return Engine::Create(std::make_unique<TinyModel>(model), config);
+std::unique_ptr<SingleSequenceEngine> Make(const EngineConfig& config,
+                                           const TinyModelOptions& model = {}) {
+  return SingleSequenceEngine::Create(std::make_unique<TinyModel>(model), config);
 }
 
 // The likelihoods of a prompt, then the logarithms of the likelihood of each token of an answer.
-std::vector<double> Scores(Engine* engine, std::int64_t prompt, std::int64_t answer = 40) {
+std::vector<double> Scores(SingleSequenceEngine* engine, std::int64_t prompt,
+                           std::int64_t answer = 40) {
   engine->Submit({.prompt = Tokens(prompt, 7),
                   .max_new_tokens = answer,
                   .ignore_end_tokens = true,
@@ -82,7 +84,7 @@ TEST(Recall, EqualsTheWholeCacheWhenAllIsRecalled) {
                                                      .get(),
                                                  300)),
               1e-2);
-    const EngineMetrics metrics = engine->metrics();
+    const SequenceMetrics metrics = engine->metrics();
     EXPECT_EQ(metrics.recall_stored_tokens, metrics.forgotten_tokens);
     EXPECT_EQ(metrics.recalled_blocks * 8, metrics.recall_stored_tokens * 2 * 2);
   }
@@ -120,7 +122,7 @@ TEST(Recall, AFullDiskIsALimitAndNoError) {
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
   const std::vector<double> full = Scores(engine.get(), 3000);
   setrlimit(RLIMIT_FSIZE, &before);
-  const EngineMetrics metrics = engine->metrics();
+  const SequenceMetrics metrics = engine->metrics();
   EXPECT_GT(metrics.recall_stored_tokens, 1000);
   EXPECT_LT(metrics.recall_stored_tokens, 2500);
   EXPECT_EQ(metrics.recall_stored_tokens + metrics.recall_dropped_tokens, metrics.forgotten_tokens);
@@ -212,7 +214,7 @@ TEST(Recall, DropsTheOldestAtTheLimitAndSaysSo) {
   config.recall.promotion = 0.0;  // who comes back leaves a place behind
   const auto engine = Make(config);
   Scores(engine.get(), 300);
-  const EngineMetrics metrics = engine->metrics();
+  const SequenceMetrics metrics = engine->metrics();
   EXPECT_EQ(metrics.recall_stored_tokens, 5 * 8);
   EXPECT_EQ(metrics.recall_dropped_tokens, metrics.forgotten_tokens - 5 * 8);
   EXPECT_GT(metrics.recall_bytes, 0);
@@ -230,7 +232,7 @@ TEST(Recall, AnExchangeAtTheLimitDropsNothing) {
   config.recall.limit_tokens = 5 * 8;
   const auto engine = Make(config);
   Scores(engine.get(), 600);
-  const EngineMetrics metrics = engine->metrics();
+  const SequenceMetrics metrics = engine->metrics();
   EXPECT_GT(metrics.promoted_blocks, 10);
   EXPECT_EQ(metrics.recall_stored_tokens, 5 * 8);
   EXPECT_EQ(metrics.recall_stored_tokens + metrics.recall_dropped_tokens + metrics.resident_tokens,
@@ -252,7 +254,7 @@ TEST(Recall, WhoEarnsAPlaceMovesBackIntoTheCache) {
       config.recall.promotion = 1.0;
       const auto engine = Make(config);
       const std::vector<double> promoted = Scores(engine.get(), 600);
-      const EngineMetrics metrics = engine->metrics();
+      const SequenceMetrics metrics = engine->metrics();
       EXPECT_GT(metrics.promoted_blocks, 10);
       EXPECT_EQ(metrics.forgotten_tokens, metrics.recall_stored_tokens);
       EXPECT_EQ(metrics.forgotten_tokens + metrics.resident_tokens, metrics.logical_tokens);
@@ -364,10 +366,10 @@ TEST(Recall, CountsWhatHappenedAndWhatIsThere) {
   config.recall.limit_tokens = 2 * 8;
   const auto engine = Make(config);
   engine->Submit({.prompt = Tokens(200, 7), .max_new_tokens = 200, .ignore_end_tokens = true});
-  EngineMetrics before = engine->metrics();
+  SequenceMetrics before = engine->metrics();
   while (engine->HasWork()) {
     engine->Step();
-    const EngineMetrics metrics = engine->metrics();
+    const SequenceMetrics metrics = engine->metrics();
     EXPECT_GE(metrics.evicted_tokens, before.evicted_tokens);
     EXPECT_GE(metrics.evicted_tokens, metrics.forgotten_tokens);
     // Two layers of two KV heads.

@@ -39,6 +39,23 @@ Sequence::Sequence(SharedCache* shared)
   plan_.groups.resize(released_tokens_.size());
 }
 
+// The first constructor is through, so that what fails here is cleared by the destructor.
+Sequence::Sequence(const Sequence& from) : Sequence(from.shared_) {
+  CAROUSEL_CHECK(!from.begin_.has_value());
+  tables_ = from.tables_.Fork(shared_->pools());
+  blocks_.CopyFrom(from.blocks_);
+  eviction_.CopyFrom(from.eviction_);
+  if (recall_) recall_->CopyFrom(*from.recall_);
+  key_rotation_ = from.key_rotation_;
+  history_ = from.history_;
+  said_ = from.said_;
+  released_tokens_ = from.released_tokens_;
+  promoted_tokens_ = from.promoted_tokens_;
+  promoted_blocks_ = from.promoted_blocks_;
+  gathered_ = from.gathered_;
+  forgotten_ = from.forgotten_;
+}
+
 Sequence::~Sequence() { tables_.Clear(shared_->pools()); }
 
 // --- Plan ----------------------------------------------------------------------------------------
@@ -73,6 +90,18 @@ void Sequence::Return(std::int64_t group, const RecalledBlock& block, const std:
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
 }
 
+// Blocks that others hold as well make no room when they leave.
+void Sequence::MakeRoom(std::int64_t group, const EvictionPlan& plan) {
+  BlockPool& pool = shared_->pools().of(group);
+  const auto entries = tables_.table(group).entries();
+  const std::int64_t freed =
+      std::count_if(plan.leaves.begin(), plan.leaves.end(), [&](std::int64_t entry) {
+        return !pool.is_shared(entries[static_cast<std::size_t>(entry)].block);
+      });
+  const std::int64_t missing = std::ssize(plan.returns) - freed;
+  if (missing > 0) pool.Reserve(pool.blocks_in_use() + missing);
+}
+
 void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
   if (plan.leaves.empty()) return;
   const CacheGroup& heads = shared_->group(group);
@@ -80,6 +109,7 @@ void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
   // What can lack memory comes first, while nothing has changed.
   const BlockShape& shape = shared_->shape(group);
   returning_.Reserve(plan.returns.size() * shape.bytes());
+  MakeRoom(group, plan);
   recall_->ForgetGiven(group, heads);
   // Out of the second tier before who goes comes into it, so that nothing is pushed out for the
   // places that they leave there.
@@ -386,6 +416,31 @@ std::vector<TokenId> Sequence::LastOfAnswers() const {
   for (const TokenSpan& answer : said_)
     last.push_back(history_[static_cast<std::size_t>(answer.end - 1)]);
   return last;
+}
+
+std::int64_t Sequence::cache_bytes() const {
+  std::int64_t bytes = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    bytes += std::ssize(tables_.table(group).entries()) *
+             static_cast<std::int64_t>(shared_->shape(group).bytes());
+  }
+  return bytes;
+}
+
+std::int64_t Sequence::bytes() const {
+  const auto history = static_cast<std::int64_t>(history_.size() * sizeof(TokenId));
+  return cache_bytes() + blocks_.open_bytes() + history + (recall_ ? recall_->store().bytes() : 0);
+}
+
+void Sequence::MoveOut(AlignedBuffer<std::byte>* to) {
+  CAROUSEL_CHECK(!begin_.has_value());
+  *to = AlignedBuffer<std::byte>(static_cast<std::size_t>(cache_bytes()));
+  tables_.MoveOut(shared_->pools(), to->data());
+}
+
+void Sequence::MoveIn(const AlignedBuffer<std::byte>& from) {
+  CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(from.size()), cache_bytes());
+  tables_.MoveIn(from.data(), shared_->pools());
 }
 
 std::int64_t Sequence::resident_tokens() const {

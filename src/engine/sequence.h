@@ -32,12 +32,15 @@ class Sequence {
  public:
   // `shared` outlives it.
   explicit Sequence(SharedCache* shared);
-  Sequence(const Sequence&) = delete;
+  // A fork: the same history in the same blocks, which are copied when either writes to them.
+  // Between steps. Throws carousel::Error (kOutOfMemory) and std::bad_alloc.
+  Sequence(const Sequence& from);
   Sequence& operator=(const Sequence&) = delete;
   ~Sequence();
 
   const SequenceTables& tables() const { return tables_; }
   EvictionPlanner& eviction() { return eviction_; }
+  std::span<const TokenId> history() const { return history_; }
   // The last tokens of its history, at most so many, in order; and of those that the model itself
   // has said.
   std::span<const TokenId> LastTokens(std::int64_t most) const;
@@ -79,6 +82,14 @@ class Sequence {
   void GatherAttention(bool gather);
   std::vector<BlockAttention> GatheredAttention(std::int64_t group) const;
 
+  std::int64_t cache_bytes() const;  // of its blocks
+  // Of all that it holds and of what it shares, about: blocks, what was evicted of it, its history.
+  std::int64_t bytes() const;
+  // Takes its blocks' content out of the pools, to `to`, and puts it back. Between steps. Putting
+  // it back throws carousel::Error (kOutOfMemory) where the pools have no room, and nothing has
+  // changed; until then the sequence can only be cleared.
+  void MoveOut(AlignedBuffer<std::byte>* to);
+  void MoveIn(const AlignedBuffer<std::byte>& from);
   // Memory outside the pools: the open blocks.
   std::int64_t open_bytes() const { return blocks_.open_bytes(); }
   std::int64_t resident_tokens() const;   // the maximum over groups
@@ -94,6 +105,7 @@ class Sequence {
   void Evict(const StepRequest& request);
   void ReleasePastWindows();
   void EvictLayers(std::int64_t room_tokens);
+  void MakeRoom(std::int64_t group, const EvictionPlan& plan);
   void Apply(std::int64_t group, const EvictionPlan& plan);
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Store(std::int64_t group, std::span<const std::int64_t> entries);

@@ -262,10 +262,14 @@ EngineSettings Settle(const ModelSpec& spec, const EngineConfig& asked,
 
 EngineSettings Settle(Model& model, const EngineConfig& config) {
   Validate(config);
-  if (!config.eviction) return Settle(model.spec(), config, RopeProbeResult{});
-  const RopeProbeResult probe = KnownOrProbedRope(model).probe;
+  return Settle(model.spec(), config, ProbeFor(model, config));
+}
+
+RopeProbeResult ProbeFor(Model& model, const EngineConfig& config) {
+  if (!config.eviction) return {};
+  RopeProbeResult probe = KnownOrProbedRope(model).probe;
   CheckDeclaredRope(model.spec(), probe);
-  return Settle(model.spec(), config, probe);
+  return probe;
 }
 
 }  // namespace carousel

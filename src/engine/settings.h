@@ -46,6 +46,9 @@ inline bool Recalls(const AttentionLayerSpec& layer) { return layer.sliding_wind
 // whose files declare another RoPE than the probe finds.
 EngineSettings Settle(Model& model, const EngineConfig& config);
 
+// What `config` needs to know of the model's RoPE, which takes the probe only where something may
+// be evicted.
+RopeProbeResult ProbeFor(Model& model, const EngineConfig& config);
 // The same with the probe's result given.
 EngineSettings Settle(const ModelSpec& spec, const EngineConfig& config,
                       const RopeProbeResult& probe);

@@ -4,8 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/tiny_model.h"
 #include "testing/advice.h"
 
@@ -99,9 +99,9 @@ TEST(Settle, LayersWithAWindowKeepIt) {
   // One budget covers both kinds.
   config.cache.limit_tokens = 0;
   config.cache.limit_bytes = (9 + 13) * block_bytes;
-  EXPECT_NO_THROW(Engine::Create(std::make_unique<TinyModel>(options), config));
+  EXPECT_NO_THROW(SingleSequenceEngine::Create(std::make_unique<TinyModel>(options), config));
   config.cache.limit_bytes -= 1;
-  EXPECT_THROW(Engine::Create(std::make_unique<TinyModel>(options), config), Error);
+  EXPECT_THROW(SingleSequenceEngine::Create(std::make_unique<TinyModel>(options), config), Error);
 }
 
 TEST(Settle, TheTrainedWindowLimitsLayersWithoutAWindow) {

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the sequences of an engine share: settings, the pools that their blocks lie in, the tables
-// that queries are rotated by, and the kernel. It knows of no sequence.
+// What sequences with the same settings share: the settings, and which of the engine's memory each
+// of their cache groups uses. It knows of no sequence.
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <vector>
 
-#include "attention/paged_attention.h"
 #include "cache/block_pools.h"
 #include "cache/tier_pools.h"
 #include "carousel/model.h"
+#include "engine/cache_memory.h"
 #include "engine/settings.h"
 #include "rope/rotation_table.h"
 
@@ -18,17 +17,18 @@ namespace carousel {
 
 class SharedCache {
  public:
-  // `layers` outlive it. Reserves what the settings say; throws carousel::Error (kOutOfMemory), and
-  // as TierPools.
-  SharedCache(const EngineSettings& settings, const std::vector<AttentionLayerSpec>& layers);
+  // `memory` outlives it. Throws as TierPools.
+  SharedCache(const EngineSettings& settings, CacheMemory* memory);
+  // Takes the memory that one sequence needs. Throws carousel::Error (kOutOfMemory).
+  void Reserve();
 
   const EngineSettings& settings() const { return settings_; }
   std::int64_t block_size() const { return settings_.config.cache.block_size; }
 
-  std::int64_t layers() const { return std::ssize(layers_); }
-  const std::vector<AttentionLayerSpec>& layer_specs() const { return layers_; }
+  std::int64_t layers() const { return std::ssize(layer_specs()); }
+  const std::vector<AttentionLayerSpec>& layer_specs() const { return memory_->layers(); }
   const AttentionLayerSpec& layer(std::int64_t layer) const {
-    return layers_[static_cast<std::size_t>(layer)];
+    return layer_specs()[static_cast<std::size_t>(layer)];
   }
   // The first cache group of a layer; of layers(): how many groups there are.
   std::int64_t first_group(std::int64_t layer) const {
@@ -49,24 +49,23 @@ class SharedCache {
   // be coded a whole block at a time: in f32. Empty otherwise.
   const std::vector<BlockShape>& open_shapes() const { return open_shapes_; }  // [groups]
   // null: the group's layer does not rotate.
-  RotationTable* rotation(std::int64_t group);
+  RotationTable* rotation(std::int64_t group) {
+    return rotations_[static_cast<std::size_t>(group)];
+  }
 
   BlockPools& pools() { return pools_; }
   const BlockPools& pools() const { return pools_; }
-  PagedAttention& attention() { return attention_; }
   // Where evicted blocks are kept; null: recall is off.
-  TierPools* tier() { return tier_ ? &*tier_ : nullptr; }
+  TierPools* tier() { return tier_; }
 
  private:
   EngineSettings settings_;
-  const std::vector<AttentionLayerSpec>& layers_;
+  CacheMemory* memory_;
   BlockPools pools_;
-  std::optional<TierPools> tier_;
+  TierPools* tier_ = nullptr;
   std::vector<BlockShape> open_shapes_;
-  std::vector<RotationTable> rotation_tables_;   // one per different LayerRope
-  std::vector<std::int64_t> rotation_of_group_;  // [groups], index of a table; -1: does not rotate
-  std::vector<std::int64_t> first_group_;        // [layers + 1], in settings' groups
-  PagedAttention attention_;
+  std::vector<RotationTable*> rotations_;  // [groups]
+  std::vector<std::int64_t> first_group_;  // [layers + 1], in settings' groups
 };
 
 }  // namespace carousel

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/tiny_model.h"
 #include "testing/poisoned_model.h"
 
@@ -33,7 +33,7 @@ class PoisonedEngine {
     config.cache = {.block_size = 8, .key_type = KvType::kF32, .value_type = KvType::kF32};
     config.chunk_size = 32;
     config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 64};
-    engine_ = Engine::Create(
+    engine_ = SingleSequenceEngine::Create(
         std::make_unique<PoisonedModel>(std::make_unique<TinyModel>(TinyModelOptions{}), &poison_),
         config);
     poison_.active = true;
@@ -57,12 +57,12 @@ class PoisonedEngine {
     }
     return outcome;
   }
-  Engine& engine() { return *engine_; }
+  SingleSequenceEngine& engine() { return *engine_; }
   Poison& poison() { return poison_; }
 
  private:
   Poison poison_;
-  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<SingleSequenceEngine> engine_;
 };
 
 std::vector<TokenId> Prompt(std::size_t count) { return std::vector<TokenId>(count, 5); }

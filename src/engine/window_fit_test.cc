@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/settings.h"
 #include "engine/tiny_model.h"
 #include "testing/advice.h"
@@ -70,7 +70,7 @@ TEST(FitSizes, TheDefaultsFitEveryWindow) {
 // They do not only pass: the model runs in them, long past its window.
 TEST(FitSizes, TheDefaultsRunInEveryWindow) {
   for (const std::int64_t window : {64, 128, 256, 512}) {
-    const auto engine = Engine::Create(
+    const auto engine = SingleSequenceEngine::Create(
         std::make_unique<TinyModel>(TinyModelOptions{.trained_window = window}), Defaults());
     std::vector<TokenId> prompt;
     for (std::int64_t i = 0; i < 2 * window; ++i) prompt.push_back(static_cast<TokenId>(i % 60));

@@ -27,6 +27,7 @@ class AdaptiveRkv final : public Policy {
   explicit AdaptiveRkv(const PolicyContext& context)
       : config_(context.config), shape_(context.shape), rope_(context.rope) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<AdaptiveRkv>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override {
     return SnapKvQueries(config_, step.tokens, step.prompt_left);
   }

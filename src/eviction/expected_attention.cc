@@ -34,6 +34,9 @@ class ExpectedAttention final : public Policy {
                QueryStatistics(context.shape.key_dim)),
         average_(AverageRotation(context.rope, context.config.expected_positions)) {}
 
+  std::unique_ptr<Policy> Clone() const override {
+    return std::make_unique<ExpectedAttention>(*this);
+  }
   std::int64_t CountedQueries(const PolicyStep& /*step*/) const override { return 0; }
   bool WantsVectors() const override { return true; }
   void Observe(const Observation& observation) override;

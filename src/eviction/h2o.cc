@@ -15,6 +15,7 @@ class H2o final : public MassPolicy {
       : MassPolicy(context.shape.block_size,
                    {.aggregation = context.config.aggregation, .pooling_width = 1}) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<H2o>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override { return step.tokens; }
 };
 

@@ -17,6 +17,7 @@ class KeyDiff final : public Policy {
  public:
   explicit KeyDiff(const PolicyContext& context) : shape_(context.shape), rope_(context.rope) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<KeyDiff>(*this); }
   std::int64_t CountedQueries(const PolicyStep& /*step*/) const override { return 0; }
   void Observe(const Observation& /*observation*/) override {}
 

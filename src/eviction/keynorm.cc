@@ -14,6 +14,7 @@ class KeyNorm final : public Policy {
  public:
   explicit KeyNorm(const PolicyContext& context) : shape_(context.shape) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<KeyNorm>(*this); }
   std::int64_t CountedQueries(const PolicyStep& /*step*/) const override { return 0; }
   void Observe(const Observation& /*observation*/) override {}
 

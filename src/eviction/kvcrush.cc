@@ -20,6 +20,15 @@ class KvCrush final : public Policy {
         seed_(context.config.policy_seed + static_cast<std::uint64_t>(context.group)),
         random_(seed_) {}
 
+  KvCrush(const KvCrush& from)
+      : scores_(from.scores_->Clone()),
+        budget_(from.budget_),
+        anchor_(from.anchor_),
+        block_size_(from.block_size_),
+        seed_(from.seed_),
+        random_(from.random_) {}
+
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<KvCrush>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override {
     return scores_->CountedQueries(step);
   }

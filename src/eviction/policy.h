@@ -77,12 +77,16 @@ struct GroupView {
 // calls
 //   CountedQueries, then Observe           once per step,
 //   Score or Choose, Erase, then Insert    between steps, when something must go,
+//   Clone                                  between steps, when a sequence forks,
 //   Clear                                  when the sequence is forgotten,
 // from one thread at a time; other groups' objects may run beside it. The same calls with the same
 // seed give the same answers: a policy has no clock and no global state.
 class Policy {
  public:
   virtual ~Policy() = default;
+
+  // Another one that knows the same and will say the same, for a sequence that forks: a copy.
+  virtual std::unique_ptr<Policy> Clone() const = 0;
 
   // How many of the step's queries, its last ones, the mass is to be gathered from. 0 costs
   // nothing; each counted query costs the kernel an addition per key.

@@ -20,6 +20,7 @@ class Random final : public Policy {
   explicit Random(const PolicyContext& context)
       : seed_(Mix(context.config.policy_seed) ^ static_cast<std::uint64_t>(context.group)) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<Random>(*this); }
   std::int64_t CountedQueries(const PolicyStep& /*step*/) const override { return 0; }
   void Observe(const Observation& /*observation*/) override {}
   void Score(const GroupView& view, std::span<double> scores) override {

@@ -14,6 +14,7 @@ class SnapKv final : public MassPolicy {
       : MassPolicy(context.shape.block_size, SnapKvImportance(context.config)),
         config_(context.config) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<SnapKv>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override {
     return SnapKvQueries(config_, step.tokens, step.prompt_left);
   }

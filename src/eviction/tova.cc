@@ -14,6 +14,7 @@ class Tova final : public MassPolicy {
                    {.aggregation = Aggregation::kSum, .pooling_width = 1}),
         at_end_(context.config.prompt_eviction == PromptEviction::kAtEnd) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<Tova>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override {
     return at_end_ && step.prompt_left > 0 ? 0 : 1;
   }

@@ -8,6 +8,7 @@ namespace {
 
 class Window final : public Policy {
  public:
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<Window>(*this); }
   std::int64_t CountedQueries(const PolicyStep& /*step*/) const override { return 0; }
   void Observe(const Observation& /*observation*/) override {}
   void Score(const GroupView& view, std::span<double> scores) override {

@@ -23,12 +23,15 @@ class FullCache {
   FullCache(const AttentionLoad& load, KvType type, Rotation rotation)
       : load_(load),
         layers_(static_cast<std::size_t>(ParallelWidth()), load.shape.layer),
-        shared_(SettingsOf(type, rotation), layers_),
+        memory_(layers_, 0),
+        shared_(SettingsOf(type, rotation), &memory_),
         sequence_(&shared_),
-        attention_(&shared_),
+        attention_(&memory_),
         tokens_(static_cast<std::size_t>(load.shape.block_size)),
         out_(static_cast<std::size_t>(load.shape.block_size * load.shape.layer.query_heads *
-                                      load.shape.layer.value_dim)) {}
+                                      load.shape.layer.value_dim)) {
+    shared_.Reserve();
+  }
 
   std::int64_t layers() const { return std::ssize(layers_); }
 
@@ -78,6 +81,7 @@ class FullCache {
 
   const AttentionLoad& load_;
   std::vector<AttentionLayerSpec> layers_;
+  CacheMemory memory_;
   SharedCache shared_;
   Sequence sequence_;
   LayerAttention attention_;

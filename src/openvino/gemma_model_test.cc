@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 #include "measure/borrowed_model.h"
 #include "models/dense_attention.h"
 #include "models/plain_model.h"
@@ -128,13 +128,14 @@ TEST_F(GemmaModelTest, QueryAndKeyRotationAgreePastTheWindow) {
                                      .max_cache_size = 128,
                                      .rotation = rotation,
                                      .positions = PositionPolicy::kCompact};
-    const auto engine = Engine::Create(std::make_unique<BorrowedModel>(model_), config);
+    const auto engine =
+        SingleSequenceEngine::Create(std::make_unique<BorrowedModel>(model_), config);
     engine->Submit({.prompt = tokens, .score_prompt = true});
     double sum = 0.0;
     while (engine->HasWork()) {
       for (const double nll : engine->Step().negative_log_likelihood) sum += nll;
     }
-    const EngineMetrics metrics = engine->metrics();
+    const SequenceMetrics metrics = engine->metrics();
     EXPECT_GE(metrics.evicted_tokens, 700 - 128 - 128);
     EXPECT_LE(metrics.max_resident_tokens, 512 + 32 + 128);
     sums.push_back(sum / static_cast<double>(tokens.size()));

@@ -117,9 +117,10 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
   const auto& layers = model->spec().layers;
   const auto layer_count = layers.size();
   ASSERT_EQ(settings.groups.size(), layer_count);
-  SharedCache shared(settings, layers);
+  CacheMemory memory(layers, 0);
+  SharedCache shared(settings, &memory);
   Sequence cache(&shared);
-  LayerAttention attention(&shared);
+  LayerAttention attention(&memory);
   const std::vector<TokenId> tokens = Tokens(kSteps * kBlock, model->spec().vocabulary_size);
   const std::vector<std::int64_t> all_rows = {0, 1, 2, 3, 4, 5, 6, 7};
 

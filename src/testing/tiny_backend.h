@@ -36,9 +36,9 @@ class TinyBackend : public Backend {
                                            std::int64_t /*vocabulary_size*/) override {
     return Tokens();
   }
-  std::unique_ptr<Engine> CreateEngine(std::unique_ptr<Model> model,
-                                       const EngineConfig& config) override {
-    return Engine::Create(std::move(model), config);
+  std::unique_ptr<SingleSequenceEngine> CreateEngine(std::unique_ptr<Model> model,
+                                                     const EngineConfig& config) override {
+    return SingleSequenceEngine::Create(std::move(model), config);
   }
 
   int models_loaded = 0;

@@ -49,7 +49,7 @@ class TurnFormat {
   // as FirstTurn.
   PromptParts Beginning(const std::optional<std::string>& system) const;
   // What follows an answer, up to where the next one begins. The end of the answer's turn is part
-  // of it: the engine drops the end token that the model gave (Engine::Submit).
+  // of it: the engine drops the end token that the model gave (SingleSequenceEngine::Submit).
   PromptParts NextTurn(std::string_view user) const;
 
  private:

@@ -11,6 +11,7 @@ class Peak final : public Policy {
  public:
   explicit Peak(std::int64_t block_size) : block_size_(block_size) {}
 
+  std::unique_ptr<Policy> Clone() const override { return std::make_unique<Peak>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override { return step.tokens; }
 
   void Observe(const Observation& seen) override {

@@ -9,8 +9,8 @@
 #include <iterator>
 #include <string>
 
-#include "carousel/engine.h"
 #include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/tiny_model.h"
 
 namespace carousel {
@@ -36,7 +36,8 @@ TEST(AddAPolicy, OneLineRegistersItAndTheEngineRunsIt) {
   config.chunk_size = 32;
   config.eviction =
       EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 64, .policy = "peak"};
-  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const auto engine =
+      SingleSequenceEngine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
   std::vector<TokenId> prompt;
   for (int i = 0; i < 300; ++i) prompt.push_back(i * i % 61);
   engine->Submit({.prompt = prompt, .max_new_tokens = 20, .ignore_end_tokens = true});

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "carousel/engine.h"
+#include "carousel/single_sequence_engine.h"
 #include "engine/recall_chooser.h"
 #include "engine/tiny_model.h"
 #include "eviction/registry.h"
@@ -123,7 +123,7 @@ Seen Compare(const Scenario& s, std::mt19937_64* generator) {
   std::vector<TokenId> tokens;
   for (std::int64_t i = 0; i < s.tokens; ++i)
     tokens.push_back(static_cast<TokenId>((*generator)() % 61));
-  const auto engine = Engine::Create(std::make_unique<TinyModel>(s.model), s.config);
+  const auto engine = SingleSequenceEngine::Create(std::make_unique<TinyModel>(s.model), s.config);
   TinyModel naive_model(s.model);
   const LayerRope layer{.pairing = s.model.pairing,
                         .rotated_dims = s.model.key_dim,

@@ -462,7 +462,7 @@ namespace {
 // The naive engine beside the real one, step by step as the real one takes them.
 class Judge {
  public:
-  Judge(Engine* engine, const NaiveRun& run)
+  Judge(SingleSequenceEngine* engine, const NaiveRun& run)
       : engine_(*engine),
         run_(run),
         naive_(run.model->spec(), *run.rope, *run.config),
@@ -549,7 +549,7 @@ class Judge {
     ASSERT_LE(LogLikelihood(before_, best) - likelihood, 2 * run_.tolerance);
   }
 
-  Engine& engine_;
+  SingleSequenceEngine& engine_;
   const NaiveRun& run_;
   NaiveCache naive_;
   std::size_t vocabulary_;
@@ -560,7 +560,7 @@ class Judge {
 
 }  // namespace
 
-NaiveReport ExpectSameLikelihoods(Engine& engine, const NaiveRun& run) {
+NaiveReport ExpectSameLikelihoods(SingleSequenceEngine& engine, const NaiveRun& run) {
   Judge judge(&engine, run);
   const auto total = std::ssize(run.tokens);
   for (std::int64_t turn = 0; turn < run.turns && judge.decided(); ++turn) {

@@ -7,8 +7,8 @@
 
 #include <span>
 
-#include "carousel/engine.h"
 #include "carousel/model.h"
+#include "carousel/single_sequence_engine.h"
 #include "golden/naive_recall.h"
 #include "rope/rope_spec.h"
 
@@ -36,6 +36,6 @@ struct NaiveReport {
 
 // Feeds both the tokens, step by step as the engine takes them, and expects the same likelihood of
 // each, as many of them, and the likeliest word of the naive one wherever the engine says one.
-NaiveReport ExpectSameLikelihoods(Engine& engine, const NaiveRun& run);
+NaiveReport ExpectSameLikelihoods(SingleSequenceEngine& engine, const NaiveRun& run);
 
 }  // namespace carousel::testing

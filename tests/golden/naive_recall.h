@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "attention/reference.h"
-#include "carousel/engine.h"
 #include "carousel/model.h"
+#include "carousel/single_sequence_engine.h"
 #include "rope/rope_spec.h"
 
 namespace carousel::testing {

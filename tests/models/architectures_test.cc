@@ -132,7 +132,8 @@ TEST_P(ArchitectureTest, AnEvictedStreamEqualsDenseAttentionOverWhatIsLeft) {
     config.chunk_size = 24;
     config.eviction = EvictionConfig{
         .start_size = 8, .recent_size = 16, .max_cache_size = 48, .rotation = rotation};
-    const auto engine = Engine::Create(std::make_unique<BorrowedModel>(Loaded()), config);
+    const auto engine =
+        SingleSequenceEngine::Create(std::make_unique<BorrowedModel>(Loaded()), config);
     testing::ExpectSameLikelihoods(*engine, {.model = naive_model,
                                              .rope = &rope,
                                              .config = &config,
@@ -166,7 +167,7 @@ TEST(DeclaredRopeOfImportsTest, AFileThatSaysSomethingElseIsRefusedWithBothValue
   config["carousel"]["rope"]["layers"][5] = config["carousel"]["rope"]["layers"][0];
   std::ofstream(folder.path() / "config.json") << config;
   try {
-    Engine::Create(LoadOpenVinoModel({.directory = folder.path(), .threads = 1}), {});
+    SingleSequenceEngine::Create(LoadOpenVinoModel({.directory = folder.path(), .threads = 1}), {});
     ADD_FAILURE() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kModel);

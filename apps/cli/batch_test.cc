@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel batch over a tiny model.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
+
+#include "testing/tiny_backend.h"
+
+namespace carousel {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kFormat =
+    R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"","begin_without_system":"",)"
+    R"("roles":{"user":{"before":"U","after":"\n"},"assistant":{"before":"A","after":"<e>\n"}},)"
+    R"("generation_prompt":"A","end_of_turn":"<e>","trim":false})";
+
+std::string Plain(const std::string& id, const std::string& prompt, const std::string& more = "") {
+  return R"({"custom_id":")" + id + R"(","prompt":")" + prompt + R"(","max_tokens":6)" + more +
+         "}\n";
+}
+
+class BatchTest : public ProgramTest {
+ protected:
+  ProgramResult Batch(const std::string& requests, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"batch", "--requests", Put("requests.jsonl", requests),
+                                          "--out", Path("out.jsonl")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Run(arguments);
+  }
+
+  // The lines that came out, by name.
+  std::map<std::string, json> Lines() const {
+    std::map<std::string, json> lines;
+    std::istringstream stream(Get("out.jsonl"));
+    for (std::string line; std::getline(stream, line);) {
+      const json object = json::parse(line);
+      const std::string id = object["custom_id"].is_null() ? "" : object["custom_id"];
+      EXPECT_FALSE(lines.contains(id)) << "twice: " << line;
+      lines[id] = object;
+    }
+    return lines;
+  }
+};
+
+TEST_F(BatchTest, AnswersAsTheyAreAnsweredAlone) {
+  std::string requests;
+  std::map<std::string, std::string> prompts;
+  for (int i = 0; i < 12; ++i) {
+    std::string prompt;
+    for (int word = 0; word < 5 + 9 * i; ++word) prompt += std::to_string(word * (i + 1)) + " ";
+    prompts[std::to_string(i)] = prompt;
+    requests += Plain(std::to_string(i), prompt);
+  }
+  const std::vector<std::string> small = {"--raw", "--max-cache-size", "96", "--recent-size",
+                                          "32",    "--chunk",          "32", "--start-size",
+                                          "32",    "--concurrency",    "5"};
+  const ProgramResult result = Batch(requests, small);
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.err.find("12 answered, 0 failed"), std::string::npos) << result.err;
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), prompts.size());
+  bool evicted = false;
+  for (const auto& [id, prompt] : prompts) {
+    const ProgramResult alone = Run({"generate", "--raw", "--prompt", prompt, "--max-new-tokens",
+                                     "6", "--json", "-", "--max-cache-size", "96", "--recent-size",
+                                     "32", "--chunk", "32", "--start-size", "32"});
+    ASSERT_EQ(alone.status, 0) << alone.err;
+    const json expected = json::parse(alone.out);
+    const json& line = lines.at(id);
+    EXPECT_EQ(line["text"], expected["text"]);
+    EXPECT_EQ(line["finish_reason"], expected["finish_reason"]);
+    EXPECT_EQ(line["usage"]["prompt_tokens"], expected["prompt_tokens"]);
+    EXPECT_EQ(line["usage"]["completion_tokens"], expected["new_tokens"]);
+    EXPECT_EQ(line["kv"]["evicted_tokens"], expected["evicted_tokens"]);
+    evicted = evicted || line["kv"]["evicted_tokens"] > 0;
+  }
+  EXPECT_TRUE(evicted);
+}
+
+TEST_F(BatchTest, BadLinesAreErrorsAndNoEnd) {
+  const ProgramResult result =
+      Batch("{\n" + Plain("a", "1 2 3") + "\n" + Plain("b", "x", R"(,"temperature":-1)") +
+                R"({"custom_id":"c","prompt":[99999]})" + "\n" + Plain("d", "4 5"),
+            {"--raw"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.err.find("2 answered, 3 failed"), std::string::npos) << result.err;
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), std::size_t{5});
+  EXPECT_TRUE(lines.at("a").contains("text"));
+  EXPECT_TRUE(lines.at("d").contains("text"));
+  EXPECT_EQ(lines.at("")["error"]["message"], "line 1 is not a JSON object");
+  for (const auto& [id, word] : {std::pair("b", "temperature"), std::pair("c", "vocabulary")}) {
+    const std::string message = lines.at(id)["error"]["message"];
+    EXPECT_NE(message.find(word), std::string::npos) << message;
+  }
+}
+
+// What a run that was killed has left: some whole lines and a piece of one.
+TEST_F(BatchTest, GoesOnWhereItWas) {
+  const std::string requests = Plain("a", "1") + "no line\n" + Plain("b", "2") + Plain("c", "3");
+  ASSERT_EQ(Batch(requests, {"--raw"}).status, 0);
+  const auto whole = Lines();
+  ASSERT_EQ(whole.size(), std::size_t{4});
+  const std::string text = Get("out.jsonl");
+  for (std::size_t bytes = 0; bytes <= text.size(); bytes += 7) {
+    Put("out.jsonl", text.substr(0, bytes));
+    const ProgramResult result = Batch(requests, {"--raw"});
+    ASSERT_EQ(result.status, 0) << result.err;
+    ASSERT_EQ(Lines(), whole) << bytes;
+  }
+}
+
+TEST_F(BatchTest, AFileOfSomethingElseIsLeftAlone) {
+  for (const char* content : {"my diary\n", "no newline"}) {
+    Put("out.jsonl", content);
+    const ProgramResult result = Batch(Plain("a", "1"), {"--raw"});
+    EXPECT_EQ(result.status, 1);
+    EXPECT_NE(result.err.find("--out: "), std::string::npos) << result.err;
+    EXPECT_EQ(Get("out.jsonl"), content);
+  }
+}
+
+TEST_F(BatchTest, TalksInTurns) {
+  Put("turn_format.json", kFormat);
+  const ProgramResult result =
+      Batch(R"({"custom_id":"a","messages":[{"role":"user","content":"1"},{"role":"assistant",)"
+            R"("content":"2"},{"role":"user","content":"3"}],"max_tokens":4})"
+            "\n"
+            R"({"custom_id":"b","messages":[{"role":"assistant","content":"2"}]})"
+            "\n"
+            R"({"custom_id":"c","url":"/v1/chat/completions","body":{"max_tokens":4,"messages":)"
+            R"([{"role":"user","content":"1"}]}})"
+            "\n");
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto lines = Lines();
+  // "U1\nA2<e>\nU3\nA": the tiny tokenizer has a token for each byte.
+  EXPECT_EQ(lines.at("a")["usage"]["prompt_tokens"], 13);
+  const std::string message = lines.at("b")["error"]["message"];
+  EXPECT_NE(message.find("\"user\"'s should come there"), std::string::npos) << message;
+  EXPECT_EQ(lines.at("c")["response"]["status_code"], 200);
+}
+
+TEST_F(BatchTest, NamesWhatIsMissing) {
+  EXPECT_NE(Run({"batch", "--out", "x"}).err.find("--requests: missing"), std::string::npos);
+  EXPECT_NE(Run({"batch", "--requests", "x"}).err.find("--out: missing"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace carousel

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an engine and its sequences say of themselves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "carousel/enums.h"
+
+namespace carousel {
+
+// Of one sequence.
+struct SequenceMetrics {
+  std::int64_t logical_tokens = 0;       // of the sequence so far
+  std::int64_t resident_tokens = 0;      // now, the maximum over groups
+  std::int64_t max_resident_tokens = 0;  // ever
+  // Ever, the maximum over groups; blocks that came back and left again count again.
+  std::int64_t evicted_tokens = 0;
+  // Now in the cache no more, likewise; what has only left a sliding window is no loss.
+  std::int64_t forgotten_tokens = 0;
+  std::int64_t evictions = 0;  // steps that evicted
+  // Tokens that were read at positions beyond the model's trained window, ever: where nothing
+  // rotates on a stream that is longer than it.
+  std::int64_t tokens_past_window = 0;
+  // Key rotation: what rounding rewritten keys does to them at each eviction, relative to their
+  // size (root mean squares over all that were rewritten); 0 in f32 and with query rotation.
+  double requantisation_error = 0.0;
+  std::int64_t cache_bytes = 0;     // of its blocks
+  std::int64_t reserved_bytes = 0;  // that the pools, for all sequences, and its open blocks hold
+  std::int64_t cache_bytes_per_token = 0;
+  // Recall: what the second tier holds and has dropped for want of room, in the KV head where that
+  // is most.
+  std::int64_t recall_stored_tokens = 0;
+  std::int64_t recall_dropped_tokens = 0;
+  std::int64_t recall_bytes = 0;  // of the second tier, sketches included
+  // How often the second tier wanted to grow, below its limits, and could not, since the sequence
+  // was opened: a full disk, a quota, no memory. It then drops its oldest blocks as it does at a
+  // limit, and asks again now and then.
+  std::int64_t recall_refused_growths = 0;
+  std::string recall_limited_by;       // what the system said the last time; empty: nothing yet
+  std::int64_t recalled_blocks = 0;    // brought back now, over all layers and KV heads
+  std::int64_t promoted_blocks = 0;    // moved back into the cache, ever, over all groups
+  double recall_seconds = 0.0;         // storing and choosing; part of attention_seconds but for
+                                       // storing
+  double attention_seconds = 0.0;      // of the engine: inside our attention, ever
+  double forward_seconds = 0.0;        // likewise the model's whole forward, attention included
+  Rotation rotation = Rotation::kOff;  // in force: never kAuto
+  PositionPolicy positions = PositionPolicy::kKeep;  // in force now: never kAuto
+  // Of the last request's prompt: tokens that were not read, since a checkpoint had them.
+  std::int64_t reused_tokens = 0;
+  // There was no memory to keep what a step had found: the sequence must be reset.
+  bool needs_reset = false;
+};
+
+// Of an engine. "Ever" is since it was made.
+struct EngineMetrics {
+  std::int64_t sequences = 0;         // open now
+  std::int64_t requests_running = 0;  // now
+  std::int64_t requests_waiting = 0;  // now, for their turn or for memory
+  std::int64_t steps = 0;             // forward passes, ever
+  std::int64_t rows = 0;              // of them, ever: tokens that were read
+  std::int64_t cache_bytes = 0;       // of blocks in use
+  std::int64_t reserved_bytes = 0;    // that the pools hold
+  std::int64_t limit_bytes = 0;       // of the pools; 0: none
+  std::int64_t checkpoints = 0;       // of prompts' beginnings, now
+  std::int64_t checkpoint_bytes = 0;  // that they may hold of the pools and beside them, at most
+  std::int64_t reused_tokens = 0;     // of prompts, ever: not read, since a checkpoint had them
+  std::int64_t checkpoint_hits = 0;   // requests that began at one, ever
+  std::int64_t preemptions = 0;       // ever: sequences that left the pools for want of room
+  std::int64_t moved_out_bytes = 0;   // of sequences that wait outside the pools, now
+  double attention_seconds = 0.0;     // inside our attention, ever
+  double forward_seconds = 0.0;       // the model's whole forward, attention included, ever
+};
+
+}  // namespace carousel

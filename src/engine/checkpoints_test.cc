@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forks, marks, shared beginnings and preemption: whatever happens to a sequence's blocks, it says
+// what one says that has read all of it alone, bit for bit.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "carousel/engine.h"
+#include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
+#include "engine/tiny_model.h"
+#include "eviction/registry.h"
+#include "testing/random_cases.h"
+
+namespace carousel {
+namespace {
+
+using Generator = std::mt19937_64;
+
+std::int64_t Pick(Generator* generator, std::int64_t least, std::int64_t most) {
+  return least +
+         static_cast<std::int64_t>((*generator)() % static_cast<std::uint64_t>(most - least + 1));
+}
+
+std::vector<TokenId> Tokens(Generator* generator, std::int64_t count) {
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<TokenId>((*generator)() % 61));
+  return tokens;
+}
+
+EngineConfig SmallConfig() {
+  EngineConfig config;
+  config.cache.block_size = 8;
+  config.chunk_size = 16;
+  config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
+  return config;
+}
+
+EngineConfig RandomConfig(Generator* generator) {
+  constexpr KvType kTypes[] = {KvType::kF32, KvType::kF16, KvType::kInt8, KvType::kInt4};
+  EngineConfig config = SmallConfig();
+  config.cache.key_type = kTypes[Pick(generator, 0, 3)];
+  config.cache.value_type = kTypes[Pick(generator, 0, 3)];
+  if (config.cache.key_type == KvType::kInt4 || config.cache.value_type == KvType::kInt4)
+    config.cache.block_size = 16;
+  if (Pick(generator, 0, 4) == 0) {
+    config.eviction.reset();
+    return config;
+  }
+  EvictionConfig& eviction = *config.eviction;
+  eviction.start_size = 16;
+  eviction.max_cache_size = 64;
+  const auto policies = RegisteredPolicies();
+  eviction.policy =
+      policies[static_cast<std::size_t>(Pick(generator, 0, std::ssize(policies) - 1))].name;
+  if (eviction.policy != "adaptive_rkv") eviction.kvcrush_budget = Pick(generator, 0, 1);
+  eviction.grouping = Pick(generator, 0, 1) == 0 ? Grouping::kLayer : Grouping::kHead;
+  eviction.rotation = Pick(generator, 0, 2) == 0 ? Rotation::kKeys : Rotation::kQuery;
+  if (eviction.rotation == Rotation::kQuery && Pick(generator, 0, 2) > 0) {
+    config.recall = {.blocks = 2, .chunk = Pick(generator, 1, 16), .every = Pick(generator, 1, 4)};
+    config.recall.promotion = Pick(generator, 0, 1) == 0 ? 2.0 : 0.5;
+  }
+  return config;
+}
+
+Request RandomRequest(Generator* generator) {
+  Request request{.prompt = Tokens(generator, Pick(generator, 1, 70)),
+                  .max_new_tokens = Pick(generator, 0, 12),
+                  .ignore_end_tokens = true};
+  if (Pick(generator, 0, 1) == 0) {
+    request.sampling = {.temperature = 1.0,
+                        .top_p = 0.9,
+                        .repetition_penalty = 1.2,
+                        .seed = static_cast<std::uint64_t>(Pick(generator, 0, 1000))};
+  }
+  return request;
+}
+
+// The words of an answer and how likely each was.
+using Said = std::vector<std::pair<TokenId, float>>;
+
+void Add(const StepResult& step, Said* said) {
+  if (step.sampled) said->emplace_back(step.sampled->token, step.sampled->logprob);
+}
+
+// What the last of some requests is answered where they are all that a sequence has ever read.
+Said AnswerAlone(const EngineConfig& config, const std::vector<Request>& requests) {
+  const auto engine =
+      SingleSequenceEngine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  Said said;
+  for (const Request& request : requests) {
+    said.clear();
+    engine->Submit(request);
+    while (engine->HasWork()) Add(engine->Step(), &said);
+  }
+  return said;
+}
+
+Said Answer(Engine* engine, SequenceId sequence, const Request& request) {
+  engine->Submit(sequence, request);
+  Said said;
+  while (engine->HasWork(sequence)) {
+    for (const StepOutput& output : engine->Step()) {
+      EXPECT_FALSE(output.failure);
+      if (output.sequence == sequence) Add(output.result, &said);
+    }
+  }
+  return said;
+}
+
+// Sequences that fork, are marked and rewound at random, and what each has read.
+TEST(Checkpoints, AForkGoesOnAsOneThatHasReadAll) {
+  Generator generator(23);
+  for (int scenario = 0; scenario < RandomCases(40); ++scenario) {
+    SCOPED_TRACE(scenario);
+    const EngineConfig config = RandomConfig(&generator);
+    const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+    std::map<SequenceId, std::vector<Request>> sequences;
+    std::map<CheckpointId, std::vector<Request>> checkpoints;
+    sequences[engine->Open()];
+    const auto any = [&](auto& of) {
+      return std::next(of.begin(), Pick(&generator, 0, std::ssize(of) - 1));
+    };
+    for (int act = 0; act < 30; ++act) {
+      const auto at = any(sequences);
+      switch (Pick(&generator, 0, 6)) {
+        case 0:
+          checkpoints[engine->Mark(at->first)] = at->second;
+          break;
+        case 1:
+          sequences[engine->Fork(at->first)] = at->second;
+          break;
+        case 2:
+          if (checkpoints.empty()) break;
+          if (const auto mark = any(checkpoints); Pick(&generator, 0, 1) == 0) {
+            engine->Rewind(at->first, mark->first);
+            at->second = mark->second;
+          } else {
+            sequences[engine->Fork(mark->first)] = mark->second;
+          }
+          break;
+        case 3:
+          if (sequences.size() > 3) {
+            engine->Close(at->first);
+            sequences.erase(at);
+          } else if (!checkpoints.empty()) {
+            const auto mark = any(checkpoints);
+            engine->Drop(mark->first);
+            checkpoints.erase(mark);
+          }
+          break;
+        default: {
+          const Request request = RandomRequest(&generator);
+          at->second.push_back(request);
+          const Said said = Answer(engine.get(), at->first, request);
+          ASSERT_EQ(said, AnswerAlone(config, at->second));
+        }
+      }
+    }
+    for (const auto& [sequence, read] : sequences) engine->Close(sequence);
+    for (const auto& [checkpoint, read] : checkpoints) engine->Drop(checkpoint);
+    EXPECT_EQ(engine->metrics().cache_bytes, 0);
+    EXPECT_EQ(engine->metrics().checkpoints, 0);
+  }
+}
+
+// Runs requests in sequences of their own, side by side, each as its turn comes.
+std::vector<Said> AnswerAll(Engine* engine, const std::vector<Request>& requests) {
+  std::vector<Said> answers(requests.size());
+  std::map<SequenceId, std::size_t> which;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const SequenceId sequence = engine->Open();
+    which[sequence] = i;
+    engine->Submit(sequence, requests[i]);
+  }
+  while (engine->HasWork()) {
+    for (const StepOutput& output : engine->Step()) {
+      EXPECT_FALSE(output.failure);
+      Add(output.result, &answers[which.at(output.sequence)]);
+    }
+  }
+  for (const auto& [sequence, index] : which) engine->Close(sequence);
+  return answers;
+}
+
+TEST(Checkpoints, PromptsThatBeginAlikeAreReadOnce) {
+  Generator generator(29);
+  for (int scenario = 0; scenario < RandomCases(30); ++scenario) {
+    SCOPED_TRACE(scenario);
+    EngineConfig config = RandomConfig(&generator);
+    config.checkpoint_bytes = std::int64_t{64} << 20;
+    config.scheduler.max_running = Pick(&generator, 1, 8);
+    const std::vector<TokenId> common = Tokens(&generator, 80);
+    std::vector<Request> requests;
+    std::int64_t prompts = 0;
+    for (int i = 0; i < 8; ++i) {
+      Request request = RandomRequest(&generator);
+      request.prompt.insert(request.prompt.begin(), common.begin(), common.end());
+      prompts += std::ssize(request.prompt);
+      requests.push_back(std::move(request));
+    }
+    const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+    const std::vector<Said> answers = AnswerAll(engine.get(), requests);
+    for (std::size_t i = 0; i < requests.size(); ++i)
+      ASSERT_EQ(answers[i], AnswerAlone(config, {requests[i]})) << i;
+    const EngineMetrics metrics = engine->metrics();
+    // Five chunks that all begin with, read by one.
+    EXPECT_GE(metrics.reused_tokens, 7 * std::ssize(common));
+    EXPECT_EQ(metrics.checkpoint_hits, 7);
+    EXPECT_LE(metrics.rows, prompts - 7 * std::ssize(common) + 8 * 12);
+    EXPECT_GT(metrics.checkpoints, 0);
+  }
+}
+
+// What is pinned is part of what a sequence becomes.
+TEST(Checkpoints, PinsAreNotMixedUp) {
+  Generator generator(31);
+  EngineConfig config = SmallConfig();
+  config.eviction->max_cache_size = 64;
+  config.checkpoint_bytes = std::int64_t{64} << 20;
+  std::vector<Request> requests(3, {.prompt = Tokens(&generator, 200), .max_new_tokens = 6});
+  requests[1].pinned = {{.begin = 24, .end = 30}};
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const std::vector<Said> answers = AnswerAll(engine.get(), requests);
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    EXPECT_EQ(answers[i], AnswerAlone(config, {requests[i]})) << i;
+  EXPECT_EQ(engine->metrics().checkpoint_hits, 1);
+}
+
+TEST(Checkpoints, KeepWithinTheirLimit) {
+  Generator generator(37);
+  EngineConfig config = SmallConfig();
+  config.checkpoint_bytes = 100'000;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  std::int64_t most = 0;
+  for (int i = 0; i < 20; ++i) {
+    AnswerAll(engine.get(), {{.prompt = Tokens(&generator, 100), .max_new_tokens = 1}});
+    most = std::max(most, engine->metrics().checkpoint_bytes);
+    ASSERT_LE(engine->metrics().checkpoint_bytes, config.checkpoint_bytes);
+  }
+  EXPECT_GT(most, config.checkpoint_bytes / 2);
+}
+
+// Room for fewer sequences than run: some leave the pools and come back.
+TEST(Preemption, ChangesNoAnswer) {
+  Generator generator(41);
+  std::int64_t preemptions = 0;
+  for (int scenario = 0; scenario < RandomCases(30); ++scenario) {
+    SCOPED_TRACE(scenario);
+    EngineConfig config = RandomConfig(&generator);
+    config.checkpoint_bytes = Pick(&generator, 0, 1) * (std::int64_t{1} << 20);
+    config.scheduler.max_running = 6;
+    // A sequence alone has room.
+    config.cache.limit_tokens = Pick(&generator, 112, 240);
+    std::vector<Request> requests;
+    for (int i = 0; i < 10; ++i) {
+      requests.push_back(RandomRequest(&generator));
+      requests.back().priority = Pick(&generator, 0, 2);
+    }
+    const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+    const std::vector<Said> answers = AnswerAll(engine.get(), requests);
+    for (std::size_t i = 0; i < requests.size(); ++i)
+      ASSERT_EQ(answers[i], AnswerAlone(config, {requests[i]})) << i;
+    preemptions += engine->metrics().preemptions;
+    EXPECT_EQ(engine->metrics().moved_out_bytes, 0);
+    EXPECT_LE(engine->metrics().reserved_bytes, engine->metrics().limit_bytes);
+  }
+  EXPECT_GT(preemptions, RandomCases(30));
+}
+
+// One that nobody asks anything makes room for those that are asked, and is what it was.
+TEST(Preemption, WhoIsIdleLeavesFirst) {
+  Generator generator(43);
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 80;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  std::vector<SequenceId> sequences;
+  std::map<SequenceId, std::vector<Request>> read;
+  for (int i = 0; i < 4; ++i) sequences.push_back(engine->Open());
+  for (int turn = 0; turn < 12; ++turn) {
+    const SequenceId sequence = sequences[static_cast<std::size_t>(turn % 4)];
+    const Request request = RandomRequest(&generator);
+    read[sequence].push_back(request);
+    ASSERT_EQ(Answer(engine.get(), sequence, request), AnswerAlone(config, read[sequence]));
+  }
+  EXPECT_GT(engine->metrics().preemptions, 4);
+}
+
+}  // namespace
+}  // namespace carousel

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+// Many sequences in one engine, each against itself alone: same words, same logits, bit for bit on
+// a model that computes each row by itself.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "carousel/engine.h"
+#include "carousel/error.h"
+#include "carousel/single_sequence_engine.h"
+#include "engine/tiny_model.h"
+#include "eviction/registry.h"
+#include "testing/failing_model.h"
+#include "testing/random_cases.h"
+
+namespace carousel {
+namespace {
+
+using Generator = std::mt19937_64;
+
+std::int64_t Pick(Generator* generator, std::int64_t least, std::int64_t most) {
+  return least +
+         static_cast<std::int64_t>((*generator)() % static_cast<std::uint64_t>(most - least + 1));
+}
+
+std::vector<TokenId> Tokens(Generator* generator, std::int64_t count) {
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<TokenId>((*generator)() % 61));
+  return tokens;
+}
+
+EngineConfig SmallConfig() {
+  EngineConfig config;
+  config.cache.block_size = 8;
+  config.chunk_size = 16;
+  config.eviction = EvictionConfig{.start_size = 8, .recent_size = 16, .max_cache_size = 48};
+  config.scheduler = {.max_running = 6};
+  return config;
+}
+
+// A sequence's own settings. Its chunk is at most the engine's.
+EngineConfig RandomConfig(Generator* generator) {
+  constexpr KvType kTypes[] = {KvType::kF32, KvType::kF16, KvType::kInt8, KvType::kInt4};
+  EngineConfig config = SmallConfig();
+  if (Pick(generator, 0, 4) == 0) {
+    config.eviction.reset();
+    return config;
+  }
+  config.cache.key_type = kTypes[Pick(generator, 0, 3)];
+  config.cache.value_type = kTypes[Pick(generator, 0, 3)];
+  if (config.cache.key_type == KvType::kInt4 || config.cache.value_type == KvType::kInt4)
+    config.cache.block_size = 16;
+  config.chunk_size = 16;
+  EvictionConfig& eviction = *config.eviction;
+  const auto policies = RegisteredPolicies();
+  eviction.start_size = 16;
+  eviction.max_cache_size = 64;
+  eviction.policy =
+      policies[static_cast<std::size_t>(Pick(generator, 0, std::ssize(policies) - 1))].name;
+  eviction.grouping = Pick(generator, 0, 1) == 0 ? Grouping::kLayer : Grouping::kHead;
+  eviction.rotation = Pick(generator, 0, 2) == 0 ? Rotation::kKeys : Rotation::kQuery;
+  if (eviction.rotation == Rotation::kQuery && Pick(generator, 0, 2) > 0)
+    config.recall = {.blocks = 2, .chunk = Pick(generator, 1, 16), .every = Pick(generator, 1, 4)};
+  return config;
+}
+
+Request RandomRequest(Generator* generator) {
+  Request request{.prompt = Tokens(generator, Pick(generator, 1, 120)),
+                  .max_new_tokens = Pick(generator, 0, 24),
+                  .ignore_end_tokens = true,
+                  .score_prompt = Pick(generator, 0, 2) == 0};
+  request.keep_logits = true;
+  if (Pick(generator, 0, 1) == 0) {
+    request.sampling = {.temperature = 1.0,
+                        .top_p = 0.9,
+                        .repetition_penalty = 1.2,
+                        .seed = static_cast<std::uint64_t>(Pick(generator, 0, 1000))};
+  }
+  return request;
+}
+
+// What a step says, and how its sequence stands after it.
+std::vector<double> Numbers(const StepResult& step, const SequenceMetrics& metrics) {
+  std::vector<double> numbers(step.negative_log_likelihood);
+  if (step.sampled) numbers.push_back(step.sampled->token);
+  numbers.insert(numbers.end(), step.logits.begin(), step.logits.end());
+  for (const std::int64_t count :
+       {step.tokens_processed, step.evicted_tokens, static_cast<std::int64_t>(step.finish_reason),
+        metrics.logical_tokens, metrics.resident_tokens, metrics.evicted_tokens,
+        metrics.cache_bytes, metrics.recall_stored_tokens, metrics.recalled_blocks,
+        metrics.promoted_blocks}) {
+    numbers.push_back(static_cast<double>(count));
+  }
+  return numbers;
+}
+
+// A sequence among others, and its twin that is alone.
+struct Pair {
+  SequenceId sequence;
+  std::unique_ptr<SingleSequenceEngine> alone;
+  RequestId request;
+};
+
+class ManySequences {
+ public:
+  ManySequences(Generator* generator, std::int64_t pairs) : generator_(generator) {
+    engine_ = Engine::Create(
+        std::make_unique<FailingModel>(std::make_unique<TinyModel>(TinyModelOptions{}), &failure_),
+        SmallConfig());
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      const EngineConfig config = RandomConfig(generator);
+      pairs_.push_back({.sequence = engine_->Open(config),
+                        .alone = SingleSequenceEngine::Create(
+                            std::make_unique<TinyModel>(TinyModelOptions{}), config),
+                        .request = {}});
+    }
+  }
+
+  void Act() {
+    Pair& pair = pairs_[static_cast<std::size_t>(Pick(generator_, 0, std::ssize(pairs_) - 1))];
+    if (!pair.alone->HasWork()) {
+      if (Pick(generator_, 0, 9) == 0) {
+        engine_->Reset(pair.sequence);
+        pair.alone->Reset();
+      }
+      const Request request = RandomRequest(generator_);
+      pair.request = engine_->Submit(pair.sequence, request);
+      pair.alone->Submit(request);
+    } else if (Pick(generator_, 0, 19) == 0) {
+      engine_->Cancel(pair.request);
+      pair.alone->Cancel();
+    }
+    if (Pick(generator_, 0, 4) == 0) {
+      failure_.layer = Pick(generator_, 0, 1);
+      Step();
+      failure_.layer.reset();
+    }
+    Step();
+  }
+
+  void FinishAll() {
+    while (engine_->HasWork()) Step();
+    for (const Pair& pair : pairs_) engine_->Close(pair.sequence);
+    EXPECT_EQ(engine_->metrics().cache_bytes, 0);
+    EXPECT_EQ(engine_->metrics().sequences, 0);
+    EXPECT_GT(most_at_once_, 2);
+    EXPECT_GT(failures_, 0);
+  }
+
+ private:
+  Pair& PairOf(SequenceId sequence) {
+    for (Pair& pair : pairs_) {
+      if (pair.sequence == sequence) return pair;
+    }
+    ADD_FAILURE() << "an output of no sequence";
+    return pairs_.front();
+  }
+
+  void Step() {
+    if (!engine_->HasWork()) return;
+    const std::vector<StepOutput> outputs = engine_->Step();
+    most_at_once_ = std::max<std::int64_t>(most_at_once_, std::ssize(outputs));
+    for (const StepOutput& output : outputs) {
+      Pair& pair = PairOf(output.sequence);
+      EXPECT_EQ(output.request, pair.request);
+      if (output.failure) {
+        ++failures_;
+        continue;
+      }
+      const StepResult expected = pair.alone->Step();
+      ASSERT_EQ(Numbers(output.result, engine_->metrics(output.sequence)),
+                Numbers(expected, pair.alone->metrics()));
+      ASSERT_EQ(engine_->HasWork(pair.sequence), pair.alone->HasWork());
+    }
+  }
+
+  Generator* generator_;
+  Failure failure_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<Pair> pairs_;
+  std::int64_t most_at_once_ = 0;
+  std::int64_t failures_ = 0;
+};
+
+TEST(ManySequences, EachIsAsIfAlone) {
+  Generator generator(11);
+  for (int scenario = 0; scenario < RandomCases(20); ++scenario) {
+    SCOPED_TRACE(scenario);
+    ManySequences many(&generator, 8);
+    for (int act = 0; act < 200; ++act) {
+      many.Act();
+      if (::testing::Test::HasFailure()) return;
+    }
+    many.FinishAll();
+  }
+}
+
+// --- One engine ----------------------------------------------------------------------------------
+
+std::unique_ptr<Engine> SmallEngine(const SchedulerConfig& scheduler = {.max_running = 6}) {
+  EngineConfig config = SmallConfig();
+  config.scheduler = scheduler;
+  return Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+}
+
+Request Asking(std::int64_t tokens, std::int64_t answer) {
+  return {.prompt = std::vector<TokenId>(static_cast<std::size_t>(tokens), 7),
+          .max_new_tokens = answer,
+          .ignore_end_tokens = true};
+}
+
+TEST(Engine, AFullQueueIsAnAnswer) {
+  const auto engine = SmallEngine({.max_running = 1, .max_waiting = 1});
+  const SequenceId first = engine->Open();
+  const SequenceId second = engine->Open();
+  const SequenceId third = engine->Open();
+  engine->Submit(first, Asking(4, 1));
+  engine->Submit(second, Asking(4, 1));
+  try {
+    engine->Submit(third, Asking(4, 1));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kBusy);
+  }
+  while (engine->HasWork()) engine->Step();
+  EXPECT_NO_THROW(engine->Submit(third, Asking(4, 1)));
+}
+
+TEST(Engine, ALargerPriorityIsAdmittedFirst) {
+  const auto engine = SmallEngine({.max_running = 1});
+  const SequenceId running = engine->Open();
+  const SequenceId low = engine->Open();
+  const SequenceId high = engine->Open();
+  engine->Submit(running, Asking(4, 3));
+  engine->Step();
+  engine->Submit(low, Asking(4, 1));
+  Request urgent = Asking(4, 1);
+  urgent.priority = 1;
+  engine->Submit(high, urgent);
+  std::vector<SequenceId> order;
+  while (engine->HasWork()) {
+    for (const StepOutput& output : engine->Step()) {
+      if (output.result.finish_reason != FinishReason::kNone) order.push_back(output.sequence);
+    }
+  }
+  EXPECT_EQ(order, (std::vector<SequenceId>{running, high, low}));
+}
+
+TEST(Engine, ARequestThatIsLateExpires) {
+  const auto engine = SmallEngine();
+  const SequenceId sequence = engine->Open();
+  Request request = Asking(4, 10);
+  request.deadline = std::chrono::steady_clock::now();
+  engine->Submit(sequence, request);
+  const auto outputs = engine->Step();
+  ASSERT_EQ(outputs.size(), std::size_t{1});
+  EXPECT_EQ(outputs[0].result.finish_reason, FinishReason::kExpired);
+  EXPECT_FALSE(engine->HasWork());
+}
+
+TEST(Engine, WhoIsCancelledFromAnotherThreadEndsWithinAStep) {
+  const auto engine = SmallEngine();
+  const SequenceId sequence = engine->Open();
+  const RequestId request = engine->Submit(sequence, Asking(4, 1000));
+  engine->Step();
+  std::thread([&] { engine->Cancel(request); }).join();
+  const auto outputs = engine->Step();
+  ASSERT_EQ(outputs.size(), std::size_t{1});
+  EXPECT_EQ(outputs[0].result.finish_reason, FinishReason::kCancelled);
+  EXPECT_FALSE(engine->HasWork());
+  engine->Cancel(request);  // late, and nothing
+  engine->Submit(sequence, Asking(4, 1));
+  EXPECT_EQ(engine->Step()[0].result.finish_reason, FinishReason::kLength);
+}
+
+// One that the pools can never hold fails when all others have made room, and these go on.
+TEST(Engine, OneThatIsTooLargeFailsAlone) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 80;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  EngineConfig whole = config;
+  whole.eviction.reset();
+  const SequenceId greedy = engine->Open(whole);
+  const SequenceId modest = engine->Open();
+  const RequestId too_large = engine->Submit(greedy, Asking(200, 1));
+  engine->Submit(modest, Asking(8, 5));
+  std::int64_t failures = 0;
+  std::int64_t said = 0;
+  for (int step = 0; step < 20 && engine->HasWork(); ++step) {
+    for (const StepOutput& output : engine->Step()) {
+      if (output.failure) {
+        EXPECT_EQ(output.request, too_large);
+        if (++failures == 2) engine->Cancel(too_large);
+      } else if (output.result.sampled) {
+        EXPECT_EQ(output.sequence, modest);
+        ++said;
+      }
+    }
+  }
+  EXPECT_EQ(failures, 2);
+  EXPECT_EQ(said, 5);
+  EXPECT_FALSE(engine->HasWork());
+}
+
+TEST(Engine, RowsThatAreTooFewAreRefused) {
+  EngineConfig config = SmallConfig();
+  config.scheduler = {.max_running = 4, .max_rows = 19};
+  try {
+    Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.field(), "max_rows");
+    EXPECT_NE(error.problem().find("at least 20"), std::string::npos);
+  }
+  config.scheduler.max_rows = 20;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  config.chunk_size = 17;
+  EXPECT_THROW(engine->Open(config), Error);
+}
+
+}  // namespace
+}  // namespace carousel

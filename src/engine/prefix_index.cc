@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/prefix_index.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace carousel {
+namespace {
+
+// SplitMix64's last step (Steele et al. 2014). Who is found is compared, so it need not be safe.
+std::uint64_t Mix(std::uint64_t hash, std::uint64_t value) {
+  hash = (hash ^ value) + 0x9e3779b97f4a7c15ULL;
+  hash = (hash ^ (hash >> 30U)) * 0xbf58476d1ce4e5b9ULL;
+  hash = (hash ^ (hash >> 27U)) * 0x94d049bb133111ebULL;
+  return hash ^ (hash >> 31U);
+}
+
+}  // namespace
+
+PrefixChain PrefixIndex::ChainOf(const SharedCache* shared, const Request& request) {
+  PrefixChain chain{.shared = shared, .chain = {}};
+  std::uint64_t hash = reinterpret_cast<std::uintptr_t>(shared);
+  for (const TokenSpan& span : request.pinned) {
+    hash = Mix(hash, static_cast<std::uint64_t>(span.begin));
+    hash = Mix(hash, static_cast<std::uint64_t>(span.end));
+  }
+  const std::int64_t block_size = shared->block_size();
+  for (std::int64_t i = 0; i < std::ssize(request.prompt); ++i) {
+    hash = Mix(hash, static_cast<std::uint64_t>(request.prompt[static_cast<std::size_t>(i)]));
+    if ((i + 1) % block_size == 0) chain.chain.push_back(hash);
+  }
+  return chain;
+}
+
+PrefixIndex::Place PrefixIndex::At(const PrefixChain& chain, std::int64_t blocks) {
+  const auto found = by_hash_.find(chain.chain[static_cast<std::size_t>(blocks - 1)]);
+  if (found == by_hash_.end() || found->second->shared != chain.shared) return used_.end();
+  return found->second;
+}
+
+const Sequence* PrefixIndex::Find(const PrefixChain& chain, std::span<const TokenId> prompt,
+                                  std::int64_t least) {
+  const std::int64_t block_size = chain.shared->block_size();
+  // Of a prompt that ends with a block the last one is not there to find.
+  std::int64_t blocks = (std::ssize(prompt) - 1) / block_size;
+  for (; blocks * block_size > least; --blocks) {
+    const Place place = At(chain, blocks);
+    if (place == used_.end()) continue;
+    const auto history = place->sequence->history();
+    if (std::ssize(history) != blocks * block_size ||
+        !std::equal(history.begin(), history.end(), prompt.begin()))
+      continue;
+    used_.splice(used_.begin(), used_, place);
+    return place->sequence.get();
+  }
+  return nullptr;
+}
+
+bool PrefixIndex::Has(const PrefixChain& chain, std::int64_t blocks) {
+  const Place place = At(chain, blocks);
+  if (place == used_.end()) return false;
+  used_.splice(used_.begin(), used_, place);
+  return true;
+}
+
+void PrefixIndex::Add(const PrefixChain& chain, std::int64_t blocks,
+                      std::unique_ptr<Sequence> sequence) {
+  const std::uint64_t hash = chain.chain[static_cast<std::size_t>(blocks - 1)];
+  if (by_hash_.contains(hash)) return;
+  const std::int64_t bytes = sequence->bytes();
+  used_.push_front(
+      {.hash = hash, .shared = chain.shared, .sequence = std::move(sequence), .bytes = bytes});
+  try {
+    by_hash_.emplace(hash, used_.begin());
+  } catch (...) {
+    used_.pop_front();
+    throw;
+  }
+  bytes_ += bytes;
+  while (bytes_ > limit_bytes_) DropOldest();
+}
+
+bool PrefixIndex::DropOldest() {
+  if (used_.empty()) return false;
+  bytes_ -= used_.back().bytes;
+  by_hash_.erase(used_.back().hash);
+  used_.pop_back();
+  return true;
+}
+
+}  // namespace carousel

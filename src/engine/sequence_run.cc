@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/sequence_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "base/check.h"
+#include "base/parallel.h"
+#include "carousel/error.h"
+
+namespace carousel {
+namespace {
+
+void RequireTokens(std::string_view field, std::span<const TokenId> tokens,
+                   std::int64_t vocabulary) {
+  for (const TokenId token : tokens) {
+    if (token < 0 || token >= vocabulary) {
+      throw Error(
+          ErrorCode::kInvalidArgument, field,
+          fmt::format("token {} is outside the vocabulary [0, {}); use this model's tokenizer",
+                      token, vocabulary));
+    }
+  }
+}
+
+// `logits`, of the next word after `tokens` tokens of the sequence, give no distribution.
+[[noreturn]] void FailLogits(std::span<const float> logits, std::int64_t tokens) {
+  const auto bad = std::find_if(logits.begin(), logits.end(), [](float logit) {
+    return !(logit < std::numeric_limits<float>::infinity());  // true for NaN
+  });
+  const std::string what = bad == logits.end()
+                               ? "every logit is -infinity"
+                               : fmt::format("the logit of word {} is {}", bad - logits.begin(),
+                                             std::isnan(*bad) ? "NaN" : "infinite");
+  throw Error(ErrorCode::kModel, "model",
+              fmt::format("after {} tokens of the sequence {}, so there is no next word; compute "
+                          "in float32 (--precision f32), or import the model again",
+                          tokens, what));
+}
+
+}  // namespace
+
+void StepRows::Clear() {
+  token_ids.clear();
+  position_ids.clear();
+  logit_rows.clear();
+  sequences.clear();
+}
+
+SequenceRun::SequenceRun(SharedCache* shared, const ModelSpec* spec)
+    : shared_(shared), spec_(spec), sequence_(std::make_unique<Sequence>(shared)) {}
+
+SequenceRun::SequenceRun(const SequenceRun& from)
+    : shared_(from.shared_),
+      spec_(from.spec_),
+      sequence_(std::make_unique<Sequence>(*from.sequence_)),
+      unread_(from.unread_),
+      previous_logits_(from.previous_logits_),
+      metrics_(from.metrics_) {
+  CAROUSEL_CHECK(!from.running_.has_value());
+  from.RefuseBroken();
+}
+
+void SequenceRun::RefuseBroken() const {
+  if (!broken_) return;
+  throw Error(ErrorCode::kOutOfMemory, "sequence",
+              "there was no memory to finish the last step; reset the sequence first");
+}
+
+void SequenceRun::Submit(Request request) {
+  if (HasRequest()) {
+    throw Error(ErrorCode::kInvalidArgument, "prompt",
+                "another request is running; step until it is done, or cancel it and step once");
+  }
+  RefuseBroken();
+  Validate(request.sampling);
+  if (request.prompt.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
+  }
+  const std::int64_t vocabulary = spec_->vocabulary_size;
+  RequireTokens("prompt", request.prompt, vocabulary);
+  RequireTokens("forced_answer", request.forced_answer, vocabulary);
+  RequireTokens("stop_tokens", request.stop_tokens, vocabulary);
+  if (request.max_new_tokens < 0) {
+    throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
+                fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
+  }
+  if (!request.forced_answer.empty())
+    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
+  PinSpans(request);
+  running_.emplace();
+  reused_tokens_ = 0;
+  if (request.max_new_tokens > 0) running_->sampler = MakeSampler(request);
+  if (unread_) {
+    request.prompt.insert(request.prompt.begin(), *unread_);
+    running_->begins_with_unread = true;
+    previous_logits_.clear();
+    unread_.reset();
+  }
+  running_->request = std::move(request);
+}
+
+// The request's sampler, which has seen of the history and the prompt what counts as repetition.
+Sampler SequenceRun::MakeSampler(const Request& request) const {
+  Sampler sampler(request.sampling);
+  for (const TokenId token : spec_->end_tokens) sampler.Exempt(token);
+  for (const TokenId token : request.stop_tokens) sampler.Exempt(token);
+  const std::int64_t window = request.sampling.penalty_window;
+  if (request.penalise_prompt) {
+    for (const TokenId token : sequence_->LastTokens(window)) sampler.See(token);
+  } else {
+    // What earlier answers ended with (a full stop) is on the way to the end of this one. Where a
+    // token is unread, the last answer was cut short.
+    std::vector<TokenId> endings = sequence_->LastOfAnswers();
+    if (unread_ && !endings.empty()) endings.pop_back();
+    for (const TokenId token : endings) sampler.Exempt(token);
+    for (const TokenId token : sequence_->LastSaid(window)) sampler.See(token);
+  }
+  if (unread_) sampler.See(*unread_);
+  if (request.penalise_prompt) {
+    for (const TokenId token : request.prompt) sampler.See(token);
+  }
+  return sampler;
+}
+
+void SequenceRun::PinSpans(const Request& request) {
+  const std::int64_t first = sequence_->tables().logical_length().value + (unread_ ? 1 : 0);
+  const auto tokens = static_cast<std::int64_t>(request.prompt.size());
+  std::vector<TokenSpan> spans;  // in the stream
+  for (const TokenSpan& span : request.pinned) {
+    if (span.begin < 0 || span.begin >= span.end || span.end > tokens) {
+      throw Error(ErrorCode::kInvalidArgument, "pinned",
+                  fmt::format("[{}, {}) is not a part of the prompt's {} tokens; use 0 <= begin < "
+                              "end <= {}",
+                              span.begin, span.end, tokens, tokens));
+    }
+    spans.push_back({.begin = first + span.begin, .end = first + span.end});
+  }
+  sequence_->eviction().Pin(spans);
+}
+
+std::int64_t SequenceRun::NextTokens() const {
+  const std::int64_t left = PromptLeft();
+  if (left == 0) return 1;
+  std::int64_t tokens = std::min(left, config().chunk_size);
+  const std::int64_t block_size = config().cache.block_size;
+  const std::int64_t beyond = (sequence_->tables().logical_length().value + tokens) % block_size;
+  if (tokens < left && beyond < tokens) tokens -= beyond;
+  return sequence_->tables().LimitStep(tokens);
+}
+
+void SequenceRun::Plan() {
+  RefuseBroken();
+  const std::int64_t tokens = NextTokens();
+  const bool is_prompt = ReadsPrompt();
+  outcome_ = {};
+  if (is_prompt) {
+    const auto first =
+        running_->request.prompt.begin() + static_cast<std::ptrdiff_t>(running_->read);
+    outcome_.tokens.assign(first, first + tokens);
+    outcome_.said = running_->read == 0 && running_->begins_with_unread ? 1 : 0;
+  } else {
+    outcome_.tokens.assign(1, *unread_);
+    outcome_.said = 1;
+  }
+  const StepPlan& plan = sequence_->Plan({.tokens = tokens,
+                                          .is_prompt = is_prompt,
+                                          .prompt_left = is_prompt ? PromptLeft() - tokens : 0});
+  outcome_.result.tokens_processed = tokens;
+  outcome_.result.evicted_tokens = plan.evicted_tokens;
+}
+
+void SequenceRun::AddRows(StepRows* rows) const {
+  const std::int64_t first = std::ssize(rows->token_ids);
+  const std::int64_t tokens = std::ssize(outcome_.tokens);
+  rows->token_ids.insert(rows->token_ids.end(), outcome_.tokens.begin(), outcome_.tokens.end());
+  const auto& positions = sequence_->plan().position_ids;
+  rows->position_ids.insert(rows->position_ids.end(), positions.begin(), positions.end());
+  for (std::int64_t i = Scores() ? 0 : tokens - 1; i < tokens; ++i)
+    rows->logit_rows.push_back(first + i);
+  rows->sequences.push_back({.first_row = first, .rows = tokens});
+}
+
+// Row i of the logits predicts token i + 1; the last row waits for what comes next.
+void SequenceRun::Score(std::span<const float> logits) {
+  const std::vector<TokenId>& tokens = outcome_.tokens;
+  const auto vocabulary = static_cast<std::size_t>(spec_->vocabulary_size);
+  const std::int64_t tokens_before =
+      sequence_->tables().logical_length().value - std::ssize(tokens);
+  const auto row_before = [&](std::size_t i) {
+    return i == 0 ? std::span<const float>(previous_logits_)
+                  : logits.subspan((i - 1) * vocabulary, vocabulary);
+  };
+  const std::size_t first = previous_logits_.empty() ? 1 : 0;
+  std::vector<double>& nats = outcome_.result.negative_log_likelihood;
+  nats.resize(tokens.size() - first);
+  ParallelFor(std::ssize(nats), [&](std::int64_t index) {
+    const std::size_t i = first + static_cast<std::size_t>(index);
+    const auto row = row_before(i);
+    nats[static_cast<std::size_t>(index)] =
+        LogSumExp(row) - static_cast<double>(row[static_cast<std::size_t>(tokens[i])]);
+  });
+  const auto bad =
+      std::find_if(nats.begin(), nats.end(), [](double value) { return std::isnan(value); });
+  if (bad != nats.end()) {
+    const std::size_t i = first + static_cast<std::size_t>(bad - nats.begin());
+    FailLogits(row_before(i), tokens_before + static_cast<std::int64_t>(i));
+  }
+  const auto last = logits.subspan((tokens.size() - 1) * vocabulary, vocabulary);
+  outcome_.last_logits.assign(last.begin(), last.end());
+}
+
+// `row` is what summary_ is of.
+void SequenceRun::Choose(std::span<const float> row) {
+  RunningRequest& running = *running_;
+  const auto& forced = running.request.forced_answer;
+  if (running.request.keep_logits) outcome_.result.logits.assign(row.begin(), row.end());
+  outcome_.result.sampled = running.sampler->Choose(
+      row, summary_,
+      forced.empty() ? std::nullopt
+                     : std::optional(forced[static_cast<std::size_t>(running.generated)]));
+}
+
+// The chosen token becomes part of the answer.
+void SequenceRun::Accept(StepResult* result) {
+  RunningRequest& running = *running_;
+  const TokenId token = result->sampled->token;
+  running.sampler->Accept(token);
+  ++running.generated;
+  const bool may_end =
+      running.request.forced_answer.empty() || running.generated == running.request.max_new_tokens;
+  unread_.reset();
+  if (may_end && EndsAnswer(token)) return Finish(FinishReason::kStop, result);
+  unread_ = token;
+  if (running.generated >= running.request.max_new_tokens) Finish(FinishReason::kLength, result);
+}
+
+bool SequenceRun::EndsAnswer(TokenId token) const {
+  const Request& request = running_->request;
+  const auto is_in = [token](const std::vector<TokenId>& ends) {
+    return std::find(ends.begin(), ends.end(), token) != ends.end();
+  };
+  return is_in(request.stop_tokens) || (!request.ignore_end_tokens && is_in(spec_->end_tokens));
+}
+
+void SequenceRun::Finish(FinishReason reason, StepResult* result) {
+  result->finish_reason = reason;
+  // Of a cancelled prompt the rest never came.
+  sequence_->eviction().TrimPins(sequence_->tables().logical_length().value);
+  running_.reset();
+}
+
+bool SequenceRun::IsBeginningOfPrompt() const {
+  return running_ && !running_->begins_with_unread && ReadsPrompt() &&
+         sequence_->tables().logical_length().value == static_cast<std::int64_t>(running_->read);
+}
+
+void SequenceRun::GoOnFrom(std::unique_ptr<Sequence> sequence) {
+  CAROUSEL_CHECK(IsBeginningOfPrompt());
+  const std::int64_t length = sequence->tables().logical_length().value;
+  CAROUSEL_CHECK_LT(length, std::ssize(running_->request.prompt));
+  sequence_ = std::move(sequence);
+  reused_tokens_ += length - static_cast<std::int64_t>(running_->read);
+  running_->read = static_cast<std::size_t>(length);
+}
+
+StepResult SequenceRun::End(FinishReason reason) {
+  StepResult result;
+  // Of a prompt of which nothing was read, the last answer's token waits on.
+  if (running_->read == 0 && running_->begins_with_unread)
+    unread_ = running_->request.prompt.front();
+  Finish(reason, &result);
+  return result;
+}
+
+void SequenceRun::Read(std::span<const float> logits) {
+  if (Scores()) Score(logits);
+  // The last row tells of the whole step, as every token attends to those before it: what is not a
+  // number ends here, before evictions are chosen by it.
+  const auto last_row = logits.last(static_cast<std::size_t>(spec_->vocabulary_size));
+  Summarise(last_row, &summary_);
+  if (!summary_.usable()) FailLogits(last_row, sequence_->tables().logical_length().value);
+  const std::int64_t prompt_left = PromptLeft();
+  const bool is_last = prompt_left == 0 || prompt_left == std::ssize(outcome_.tokens);
+  if (is_last && running_->request.max_new_tokens > 0) Choose(last_row);
+}
+
+StepResult SequenceRun::Apply() {
+  StepResult result = std::move(outcome_.result);
+  sequence_->Commit(outcome_.tokens, outcome_.said);
+  if (PromptLeft() > 0) running_->read += outcome_.tokens.size();
+  // The logits of a token that has passed since score nothing.
+  previous_logits_ = std::move(outcome_.last_logits);
+  metrics_.max_resident_tokens =
+      std::max(metrics_.max_resident_tokens, sequence_->resident_tokens());
+  if (result.evicted_tokens > 0) ++metrics_.evictions;
+  if (const std::int64_t window = spec_->trained_window; window > 0) {
+    const std::int64_t last = sequence_->plan().position_ids.back();
+    metrics_.tokens_past_window +=
+        std::clamp<std::int64_t>(last + 1 - window, 0, sequence_->plan().tokens);
+  }
+  if (result.sampled) {
+    previous_logits_.clear();
+    Accept(&result);
+  } else if (PromptLeft() == 0) {
+    Finish(FinishReason::kLength, &result);
+  }
+  return result;
+}
+
+StepResult SequenceRun::Commit() {
+  try {
+    return Apply();
+  } catch (...) {
+    broken_ = true;
+    running_.reset();
+    throw;
+  }
+}
+
+void SequenceRun::Abandon() noexcept { sequence_->Abandon(); }
+
+void SequenceRun::Reset() {
+  running_.reset();
+  unread_.reset();
+  previous_logits_.clear();
+  sequence_->Clear();
+  broken_ = false;
+}
+
+SequenceMetrics SequenceRun::metrics() const {
+  SequenceMetrics metrics = metrics_;
+  metrics.logical_tokens = sequence_->tables().logical_length().value;
+  metrics.resident_tokens = sequence_->resident_tokens();
+  metrics.evicted_tokens = sequence_->evicted_tokens();
+  metrics.forgotten_tokens = sequence_->forgotten_tokens();
+  metrics.requantisation_error = sequence_->requantisation_error();
+  metrics.cache_bytes = sequence_->cache_bytes();
+  metrics.reserved_bytes = shared_->pools().bytes_reserved() + sequence_->open_bytes();
+  metrics.cache_bytes_per_token = shared_->pools().bytes_per_token();
+  if (const RecallState* recall = sequence_->recall(); recall != nullptr) {
+    metrics.recall_stored_tokens = recall->store().stored_tokens();
+    metrics.recall_dropped_tokens = recall->store().dropped_tokens();
+    metrics.recall_bytes = recall->store().bytes();
+    metrics.recall_refused_growths = recall->store().refused_growths();
+    metrics.recall_limited_by = recall->store().limited_by();
+    metrics.recalled_blocks = recall->recalled_blocks();
+    metrics.promoted_blocks = sequence_->promoted_blocks();
+    metrics.recall_seconds = recall->seconds();
+  }
+  metrics.rotation = shared_->settings().rules.rotation;
+  metrics.positions = sequence_->tables().mode();
+  metrics.needs_reset = broken_;
+  metrics.reused_tokens = reused_tokens_;
+  return metrics;
+}
+
+}  // namespace carousel

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/single_sequence_engine.h"
+
+#include <atomic>
+#include <exception>
+#include <utility>
+
+#include "base/check.h"
+#include "carousel/engine.h"
+#include "carousel/error.h"
+
+namespace carousel {
+namespace {
+
+class SingleSequenceEngineImpl final : public SingleSequenceEngine {
+ public:
+  SingleSequenceEngineImpl(std::unique_ptr<Model> model, const EngineConfig& config)
+      : engine_(Engine::Create(std::move(model), config)), sequence_(engine_->Open()) {}
+
+  const Model& model() const override { return engine_->model(); }
+  const EngineConfig& config() const override { return engine_->config(); }
+  std::string rotation_reason() const override { return engine_->rotation_reason(); }
+
+  void Submit(Request request) override {
+    request_ = engine_->Submit(sequence_, std::move(request));
+    cancelled_.store(false);
+  }
+  bool HasWork() const override { return engine_->HasWork(sequence_); }
+
+  StepResult Step() override {
+    if (engine_->metrics(sequence_).needs_reset) {
+      throw Error(ErrorCode::kOutOfMemory, "sequence",
+                  "there was no memory to finish the last step; reset the sequence first");
+    }
+    CAROUSEL_CHECK(HasWork());
+    if (cancelled_.exchange(false)) engine_->Cancel(request_);
+    std::vector<StepOutput> outputs = engine_->Step();
+    CAROUSEL_CHECK_EQ(outputs.size(), std::size_t{1});
+    if (outputs.front().failure) std::rethrow_exception(outputs.front().failure);
+    return std::move(outputs.front().result);
+  }
+
+  void Cancel() noexcept override { cancelled_.store(true); }
+  void Reset() override { engine_->Reset(sequence_); }
+  SequenceMetrics metrics() const override { return engine_->metrics(sequence_); }
+
+  void GatherAttention(bool gather) override { engine_->GatherAttention(sequence_, gather); }
+  std::int64_t cache_groups() const override { return engine_->cache_groups(sequence_); }
+  std::vector<BlockAttention> GatheredAttention(std::int64_t group) const override {
+    return engine_->GatheredAttention(sequence_, group);
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+  SequenceId sequence_;
+  RequestId request_;
+  std::atomic<bool> cancelled_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<SingleSequenceEngine> SingleSequenceEngine::Create(std::unique_ptr<Model> model,
+                                                                   const EngineConfig& config) {
+  return std::make_unique<SingleSequenceEngineImpl>(std::move(model), config);
+}
+
+}  // namespace carousel
