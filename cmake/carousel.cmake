@@ -112,6 +112,13 @@ function(carousel_test_options target)
   endif()
 endfunction()
 
+# Tests with vector code of their own: GCC needs its optimiser to see that the immediates of AVX-512 are constants.
+function(carousel_vector_tests)
+  if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+    set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS -O1 SKIP_PRECOMPILE_HEADERS ON)
+  endif()
+endfunction()
+
 # carousel_test(name SOURCES ... LINK ... [LABELS ...] [TIMEOUT seconds] [COST seconds]): one GoogleTest program, one CTest
 # entry per program (rapidcheck's properties are long; a process each would double the time). The costliest begin first,
 # so that no processor waits for one at the end; a cost is given to what takes more than some ten seconds.
