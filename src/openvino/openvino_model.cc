@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <openvino/runtime/compiled_model.hpp>
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/infer_request.hpp>
@@ -15,6 +14,7 @@
 #include "base/check.h"
 #include "carousel/error.h"
 #include "openvino/attention_op.h"
+#include "openvino/context_length.h"
 #include "openvino/graph_rewrite.h"
 #include "openvino/model_files.h"
 #include "openvino/one_token_branch.h"
@@ -40,19 +40,6 @@ class CallbackScope {
  private:
   AttentionSlot& slot_;
 };
-
-// How long a context the graph is told of. The graph's number has 32 bits.
-std::int32_t ContextLength(std::span<const std::int64_t> position_ids) {
-  const std::int64_t length = *std::max_element(position_ids.begin(), position_ids.end()) + 1;
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  if (length > kMost) {
-    throw Error(ErrorCode::kModel, "positions",
-                fmt::format("a token at position {} is beyond the {} that this model's graph can "
-                            "count; use compact positions, which start anew inside the window",
-                            length - 1, kMost));
-  }
-  return static_cast<std::int32_t>(length);
-}
 
 // An input that grows with the step and keeps its memory when the step shrinks. It is padded with
 // its last value to one of the row counts of row_buckets.h.
