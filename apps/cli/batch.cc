@@ -64,10 +64,20 @@ class RequestFile {
   std::int64_t number_ = 0;
 };
 
-// A request that is being answered.
+// A line that is being answered, with what has come of it.
 struct BatchJob {
   BatchLine line;
-  AnswerBuilder builder;
+  std::int64_t prompt_tokens = 0;
+  std::vector<Answer> answers;  // [as many as it asks for]
+  std::int64_t unanswered = 0;
+  std::vector<SequenceId> open;  // of its answers, and of the prompt that they share
+};
+
+// One answer of it, or the reading of the prompt for several.
+struct BatchPart {
+  std::shared_ptr<BatchJob> job;
+  std::int64_t index = 0;  // of the answer; -1: the reading
+  std::optional<AnswerBuilder> builder;
   RequestId request;
 };
 
@@ -86,9 +96,9 @@ class Batch {
   // Until all is answered, or `interrupt` is raised.
   void Run(const Interrupt& interrupt) {
     while (!interrupt.raised()) {
-      while (std::ssize(jobs_) < flags_.config.scheduler.max_running && StartNext()) {
+      while (jobs_ < flags_.config.scheduler.max_running && StartNext()) {
       }
-      if (jobs_.empty()) return;
+      if (jobs_ == 0) return;
       for (StepOutput& output : engine_.Step()) Take(&output);
       ShowProgress();
     }
@@ -121,17 +131,50 @@ class Batch {
   }
 
   void Start(BatchLine line) {
+    const auto job = std::make_shared<BatchJob>();
+    job->line = std::move(line);
+    const BatchRequest& asked = *job->line.request;
+    job->answers.resize(static_cast<std::size_t>(asked.answers));
+    job->unanswered = asked.answers;
+    ++jobs_;
     const SequenceId sequence = engine_.Open();
+    job->open.push_back(sequence);
     try {
-      Request request = RequestOf(*line.request);
-      AnswerBuilder builder(encoder_, StopsOf(*line.request), &request);
-      const RequestId id = engine_.Submit(sequence, std::move(request));
-      jobs_.try_emplace(
-          sequence,
-          BatchJob{.line = std::move(line), .builder = std::move(builder), .request = id});
+      Request request = RequestOf(asked);
+      job->prompt_tokens = std::ssize(request.prompt);
+      if (asked.answers > 1) {
+        request.max_new_tokens = 0;
+        Submit({.job = job, .index = -1}, sequence, std::move(request));
+      } else {
+        Ask(job, 0, sequence, std::move(request));
+      }
     } catch (const Error& error) {
-      engine_.Close(sequence);
-      Fail(line, error.what(), /*is_ours=*/false);
+      GiveUp(job.get(), error.what(), /*is_ours=*/false);
+    }
+  }
+
+  // One answer in a sequence.
+  void Ask(const std::shared_ptr<BatchJob>& job, std::int64_t index, SequenceId sequence,
+           Request request) {
+    BatchPart part{.job = job, .index = index};
+    part.builder.emplace(encoder_, StopsOf(*job->line.request), &request);
+    Submit(std::move(part), sequence, std::move(request));
+  }
+
+  void Submit(BatchPart part, SequenceId sequence, Request request) {
+    part.request = engine_.Submit(sequence, std::move(request));
+    parts_.emplace(sequence, std::move(part));
+  }
+
+  // The prompt has been read: each answer goes on from there in a fork.
+  void AskAll(const std::shared_ptr<BatchJob>& job, SequenceId sequence) {
+    for (std::int64_t index = 0; index < std::ssize(job->answers); ++index) {
+      const SequenceId fork = engine_.Fork(sequence);
+      job->open.push_back(fork);
+      Request request = RequestOf(*job->line.request);
+      request.prompt.clear();
+      request.sampling.seed += static_cast<std::uint64_t>(index);
+      Ask(job, index, fork, std::move(request));
     }
   }
 
@@ -171,38 +214,59 @@ class Batch {
   }
 
   void Take(StepOutput* output) {
-    const auto found = jobs_.find(output->sequence);
-    BatchJob& job = found->second;
-    if (output->failure) return GiveUp(found, output->failure);
-    const bool has_ended = output->result.finish_reason != FinishReason::kNone;
-    job.builder.Take(std::move(output->result));
-    if (!has_ended) {
-      if (job.builder.must_stop()) engine_.Cancel(job.request);
-      return;
+    const auto found = parts_.find(output->sequence);
+    if (found == parts_.end()) return;  // its line was given up in this step
+    const std::shared_ptr<BatchJob> job = found->second.job;
+    try {
+      if (output->failure) std::rethrow_exception(output->failure);
+      TakeStep(found, output);
+    } catch (const std::bad_alloc&) {
+      GiveUp(job.get(), "out of memory; use a smaller --max-cache-size or --concurrency",
+             /*is_ours=*/true);
+    } catch (const Error& error) {
+      if (error.field() == "out") throw;
+      GiveUp(job.get(), error.what(), /*is_ours=*/true);
     }
-    job.builder.Finish();
-    const Answer& answer = job.builder.answer();
-    prompt_tokens_ += answer.prompt_tokens;
-    new_tokens_ += std::ssize(answer.tokens);
-    out_.Write(AnswerLine(job.line, answer, engine_.metrics(output->sequence),
-                          engine_.model().spec().name, std::time(nullptr)));
-    ++answered_;
-    engine_.Close(output->sequence);
-    jobs_.erase(found);
   }
 
-  void GiveUp(std::map<SequenceId, BatchJob>::iterator job, const std::exception_ptr& failure) {
-    std::string problem;
-    try {
-      std::rethrow_exception(failure);
-    } catch (const std::bad_alloc&) {
-      problem = "out of memory; use a smaller --max-cache-size, or a smaller --concurrency";
-    } catch (const std::exception& error) {
-      problem = error.what();
+  void TakeStep(std::map<SequenceId, BatchPart>::iterator found, StepOutput* output) {
+    BatchPart& part = found->second;
+    const bool has_ended = output->result.finish_reason != FinishReason::kNone;
+    if (part.builder) part.builder->Take(std::move(output->result));
+    if (!has_ended) {
+      if (part.builder && part.builder->must_stop()) engine_.Cancel(part.request);
+      return;
     }
-    engine_.Close(job->first);
-    Fail(job->second.line, problem, /*is_ours=*/true);
-    jobs_.erase(job);
+    const std::shared_ptr<BatchJob> job = part.job;
+    if (!part.builder) {
+      parts_.erase(found);
+      return AskAll(job, output->sequence);
+    }
+    part.builder->Finish();
+    Answer& answer = job->answers[static_cast<std::size_t>(part.index)];
+    answer = part.builder->answer();
+    answer.prompt_tokens = job->prompt_tokens;
+    new_tokens_ += std::ssize(answer.tokens);
+    parts_.erase(found);
+    if (--job->unanswered > 0) return;
+    prompt_tokens_ += job->prompt_tokens;
+    out_.Write(AnswerLine(job->line, job->answers, engine_.metrics(output->sequence),
+                          engine_.model().spec().name, std::time(nullptr)));
+    ++answered_;
+    Close(job.get());
+  }
+
+  void Close(BatchJob* job) {
+    for (const SequenceId sequence : job->open) {
+      engine_.Close(sequence);
+      parts_.erase(sequence);
+    }
+    --jobs_;
+  }
+
+  void GiveUp(BatchJob* job, std::string_view problem, bool is_ours) {
+    Close(job);
+    Fail(job->line, problem, is_ours);
   }
 
   void Fail(const BatchLine& line, std::string_view problem, bool is_ours) {
@@ -236,7 +300,8 @@ class Batch {
   BatchOutput& out_;
   Progress& progress_;
   std::optional<TurnFormat> turns_;
-  std::map<SequenceId, BatchJob> jobs_;
+  std::map<SequenceId, BatchPart> parts_;
+  std::int64_t jobs_ = 0;  // lines that are being answered
   Clock::time_point begin_ = Clock::now();
   std::int64_t total_;
   std::int64_t answered_ = 0;

@@ -145,6 +145,29 @@ TEST_F(BatchTest, TalksInTurns) {
   EXPECT_EQ(lines.at("c")["response"]["status_code"], 200);
 }
 
+TEST_F(BatchTest, GivesSeveralAnswersToAPrompt) {
+  const auto line = [](const char* id, int answers, int seed) {
+    return R"({"custom_id":")" + std::string(id) +
+           R"(","url":"/v1/completions","body":{"prompt":"1 2 3 4","max_tokens":8,)" +
+           R"("temperature":1,"n":)" + std::to_string(answers) + R"(,"seed":)" +
+           std::to_string(seed) + "}}\n";
+  };
+  const ProgramResult result =
+      Batch(line("three", 3, 5) + line("a", 1, 5) + line("b", 1, 6) + line("c", 1, 7),
+            {"--concurrency", "2"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto lines = Lines();
+  const json& choices = lines.at("three")["response"]["body"]["choices"];
+  ASSERT_EQ(choices.size(), std::size_t{3});
+  int index = 0;
+  for (const char* alone : {"a", "b", "c"}) {
+    EXPECT_EQ(choices[index]["index"], index);
+    EXPECT_EQ(choices[index++]["text"], lines.at(alone)["response"]["body"]["choices"][0]["text"]);
+  }
+  EXPECT_EQ(lines.at("three")["response"]["body"]["usage"]["prompt_tokens"],
+            lines.at("a")["response"]["body"]["usage"]["prompt_tokens"]);
+}
+
 TEST_F(BatchTest, NamesWhatIsMissing) {
   EXPECT_NE(Run({"batch", "--out", "x"}).err.find("--requests: missing"), std::string::npos);
   EXPECT_NE(Run({"batch", "--requests", "x"}).err.find("--out: missing"), std::string::npos);

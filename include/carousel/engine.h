@@ -77,10 +77,12 @@ class Engine {
 
   // Appends a request to the sequence. Nothing runs yet. The previous answer's last token, which
   // the cache has not seen, goes in front of the prompt, unless the answer ended with an end token:
-  // that one is dropped, and the prompt says how a turn ends. Throws carousel::Error for an empty
-  // prompt, a token outside the vocabulary, bad sampling, a pinned span outside the prompt, more
-  // pinned than leaves a block to evict, while the sequence has a request, and kBusy where as many
-  // run and wait as may; nothing is changed then.
+  // that one is dropped, and the prompt says how a turn ends. Where the last request has only read
+  // its prompt, an empty one asks for an answer to it: so one reading serves several answers, each
+  // in a fork. Throws carousel::Error for an empty prompt elsewhere, a token outside the
+  // vocabulary, bad sampling, a pinned span outside the prompt, more pinned than leaves a block to
+  // evict, while the sequence has a request, and kBusy where as many run and wait as may; nothing
+  // is changed then.
   virtual RequestId Submit(SequenceId sequence, Request request) = 0;
   // Whether requests run or wait: of the engine, of a sequence.
   virtual bool HasWork() const = 0;

@@ -2,6 +2,8 @@
 // What an engine and its sequences say of themselves.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -52,6 +54,28 @@ struct SequenceMetrics {
   bool needs_reset = false;
 };
 
+// How many durations were how long, ever.
+struct Histogram {
+  // Seconds: a duration counts at the first bound that it is not above.
+  static constexpr std::array kBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,  0.25,
+                                         0.5,   1.0,    2.5,   5.0,  10.0,  25.0, 50.0, 100.0};
+
+  void Add(double seconds) {
+    std::size_t bound = 0;
+    while (bound < kBounds.size() && seconds > kBounds[bound]) ++bound;
+    ++counts[bound];
+    sum += seconds;
+  }
+  std::int64_t count() const {
+    std::int64_t all = 0;
+    for (const std::int64_t each : counts) all += each;
+    return all;
+  }
+
+  std::array<std::int64_t, kBounds.size() + 1> counts{};  // the last: longer than every bound
+  double sum = 0.0;
+};
+
 // Of an engine. "Ever" is since it was made.
 struct EngineMetrics {
   std::int64_t sequences = 0;         // open now
@@ -68,6 +92,10 @@ struct EngineMetrics {
   std::int64_t checkpoint_hits = 0;   // requests that began at one, ever
   std::int64_t preemptions = 0;       // ever: sequences that left the pools for want of room
   std::int64_t moved_out_bytes = 0;   // of sequences that wait outside the pools, now
+  std::int64_t evicted_tokens = 0;    // by all sequences, ever, each as SequenceMetrics has it
+  Histogram queue_time;               // of requests: from Submit until they run
+  Histogram time_to_first_token;      // likewise: from Submit
+  Histogram time_per_output_token;    // of each token after an answer's first: since the one before
   double attention_seconds = 0.0;     // inside our attention, ever
   double forward_seconds = 0.0;       // the model's whole forward, attention included, ever
 };

@@ -34,8 +34,9 @@ class SingleSequenceEngine {
 
   // Appends a request to the sequence. Nothing runs yet. The previous answer's last token, which
   // the cache has not seen, goes in front of the prompt, unless the answer ended with an end token:
-  // that one is dropped, and the prompt says how a turn ends. Throws carousel::Error for an empty
-  // prompt, a token outside the vocabulary, bad sampling, a pinned span outside the prompt, more
+  // that one is dropped, and the prompt says how a turn ends. Where the last request has only read
+  // its prompt, an empty one asks for an answer to it. Throws carousel::Error for an empty prompt
+  // elsewhere, a token outside the vocabulary, bad sampling, a pinned span outside the prompt, more
   // pinned than leaves a block to evict, and while HasWork(); the sequence is then unchanged.
   virtual void Submit(Request request) = 0;
   virtual bool HasWork() const = 0;

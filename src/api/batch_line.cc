@@ -113,6 +113,15 @@ SamplingParams SamplingOf(const json& object, const SamplingParams& defaults) {
   return params;
 }
 
+std::int64_t AnswersOf(const json& body) {
+  constexpr std::int64_t kMost = 128;
+  const json* n = Find(body, "n");
+  if (n == nullptr) return 1;
+  if (!n->is_number_integer() || *n < 1 || *n > kMost)
+    Refuse("n", fmt::format("{} is not a whole number from 1 to {}", n->dump(), kMost));
+  return n->get<std::int64_t>();
+}
+
 std::vector<std::string> StopsOf(const json& object, const std::vector<std::string>& defaults) {
   const json* stop = Find(object, "stop");
   if (stop == nullptr) return defaults;
@@ -138,12 +147,8 @@ void RefuseUnsupported(const json& body) {
       continue;
     Refuse(member, "is not supported in a batch; leave it out");
   }
-  for (const char* member : {"n", "best_of"}) {
-    const json* value = Find(body, member);
-    if (value != nullptr && *value != 1)
-      Refuse(member,
-             fmt::format("{} answers to one request are not supported; use 1", value->dump()));
-  }
+  const json* best_of = Find(body, "best_of");
+  if (best_of != nullptr && *best_of != 1) Refuse("best_of", "is not supported; use n");
   if (FlagOf(body, "echo")) Refuse("echo", "is not supported in a batch; leave it out");
 }
 
@@ -197,6 +202,7 @@ BatchRequest ReadRequest(const json& body, BatchForm form, const BatchDefaults& 
                        .stops = StopsOf(body, defaults.stops),
                        .max_new_tokens = LengthOf(body, defaults.max_new_tokens),
                        .ignore_end_tokens = FlagOf(body, "ignore_eos")};
+  if (form != BatchForm::kPlain) request.answers = AnswersOf(body);
   ReadPrompt(body, form, defaults, &request);
   return request;
 }
@@ -282,12 +288,8 @@ ordered_json KvOf(const SequenceMetrics& metrics) {
           {"recalled_blocks", metrics.recalled_blocks}};
 }
 
-// The body of OpenAI's answer.
-ordered_json CompletionOf(const BatchLine& line, const Answer& answer,
-                          const SequenceMetrics& metrics, std::string_view model,
-                          std::int64_t created) {
-  const bool is_chat = line.form == BatchForm::kChatCompletion;
-  ordered_json choice{{"index", 0}};
+ordered_json ChoiceOf(bool is_chat, const Answer& answer, std::size_t index) {
+  ordered_json choice{{"index", index}};
   if (is_chat) {
     choice["message"] = {{"role", "assistant"}, {"content", answer.text}};
   } else {
@@ -295,16 +297,30 @@ ordered_json CompletionOf(const BatchLine& line, const Answer& answer,
   }
   choice["logprobs"] = nullptr;
   choice["finish_reason"] = ReasonOf(answer.finish_reason);
-  const auto completion = static_cast<std::int64_t>(answer.tokens.size());
+  return choice;
+}
+
+// The body of OpenAI's answer.
+ordered_json CompletionOf(const BatchLine& line, std::span<const Answer> answers,
+                          const SequenceMetrics& metrics, std::string_view model,
+                          std::int64_t created) {
+  const bool is_chat = line.form == BatchForm::kChatCompletion;
+  ordered_json choices = ordered_json::array();
+  std::int64_t completion = 0;
+  for (const Answer& answer : answers) {
+    choices.push_back(ChoiceOf(is_chat, answer, choices.size()));
+    completion += std::ssize(answer.tokens);
+  }
+  const std::int64_t prompt = answers.front().prompt_tokens;
   return {{"id", fmt::format("{}-{}", is_chat ? "chatcmpl" : "cmpl", line.number)},
           {"object", is_chat ? "chat.completion" : "text_completion"},
           {"created", created},
           {"model", model},
-          {"choices", ordered_json::array({std::move(choice)})},
+          {"choices", std::move(choices)},
           {"usage",
-           {{"prompt_tokens", answer.prompt_tokens},
+           {{"prompt_tokens", prompt},
             {"completion_tokens", completion},
-            {"total_tokens", answer.prompt_tokens + completion},
+            {"total_tokens", prompt + completion},
             {"prompt_tokens_details", {{"cached_tokens", metrics.reused_tokens}}}}},
           {"kv", KvOf(metrics)}};
 }
@@ -321,10 +337,12 @@ ordered_json ResponseLine(const BatchLine& line, int status, ordered_json body) 
 
 }  // namespace
 
-ordered_json AnswerLine(const BatchLine& line, const Answer& answer, const SequenceMetrics& metrics,
-                        std::string_view model, std::int64_t created) {
+ordered_json AnswerLine(const BatchLine& line, std::span<const Answer> answers,
+                        const SequenceMetrics& metrics, std::string_view model,
+                        std::int64_t created) {
   if (line.form != BatchForm::kPlain)
-    return ResponseLine(line, 200, CompletionOf(line, answer, metrics, model, created));
+    return ResponseLine(line, 200, CompletionOf(line, answers, metrics, model, created));
+  const Answer& answer = answers.front();
   return {{"custom_id", IdOf(line)},
           {"text", answer.text},
           {"finish_reason", Name(answer.finish_reason)},

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -37,6 +38,7 @@ struct BatchRequest {
   std::vector<std::string> stops;
   std::int64_t max_new_tokens = 0;
   bool ignore_end_tokens = false;
+  std::int64_t answers = 1;  // the seeds of later ones follow on the first one's
 };
 
 enum class BatchForm { kPlain, kCompletion, kChatCompletion };
@@ -57,8 +59,9 @@ BatchLine ReadBatchLine(std::string_view line, std::int64_t number, const BatchD
 // The custom_id of a line, of either side; nullopt: there is none to be read.
 std::optional<std::string> CustomIdOf(std::string_view line);
 
-// What became of a line that has a request. `created` in seconds since 1970.
-nlohmann::ordered_json AnswerLine(const BatchLine& line, const Answer& answer,
+// What became of a line that has a request: `answers` are as many as it asks for, `metrics` those
+// of the sequence that the last one is in. `created` in seconds since 1970.
+nlohmann::ordered_json AnswerLine(const BatchLine& line, std::span<const Answer> answers,
                                   const SequenceMetrics& metrics, std::string_view model,
                                   std::int64_t created);
 // Of a line that got no answer. `is_ours`: the fault is not the line's.

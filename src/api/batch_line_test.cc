@@ -99,7 +99,7 @@ TEST(BatchLine, EachProblemNamesItsMember) {
       {R"({"custom_id":"a","url":"/v1/embeddings","body":{}})", "url: \"/v1/embeddings\""},
       {R"({"custom_id":"a","url":"/v1/completions","method":"GET","body":{}})", "method"},
       {R"({"custom_id":"a","url":"/v1/completions"})", "body: is missing"},
-      {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":"x","n":2}})", "n: 2 answers"},
+      {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":"x","n":0}})", "n: 0 is not"},
       {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":["x","y"]}})",
        "prompt: is a list of texts"},
       {R"({"custom_id":"a","url":"/v1/chat/completions","body":{"messages":[{"role":"user",)"
@@ -127,8 +127,9 @@ TEST(BatchLine, WritesPlainAnswers) {
   metrics.resident_tokens = 12;
   metrics.evicted_tokens = 2;
   metrics.recalled_blocks = 5;
+  const Answer said = Said();
   const json line =
-      AnswerLine(Read(R"({"custom_id":"a","prompt":"x"})"), Said(), metrics, "tiny", 1);
+      AnswerLine(Read(R"({"custom_id":"a","prompt":"x"})"), {&said, 1}, metrics, "tiny", 1);
   EXPECT_EQ(line,
             json::parse(R"({"custom_id":"a","text":"Yes.","finish_reason":"stop","usage":)"
                         R"({"prompt_tokens":11,"completion_tokens":3,"cached_tokens":0},"kv":)"
@@ -137,9 +138,10 @@ TEST(BatchLine, WritesPlainAnswers) {
 }
 
 TEST(BatchLine, WritesOpenAisAnswers) {
+  const std::vector<Answer> two(2, Said());
   const json line = AnswerLine(Read(R"({"custom_id":"a","url":"/v1/chat/completions","body":)"
                                     R"({"messages":[{"role":"user","content":"x"}]}})"),
-                               Said(), {}, "tiny", 17);
+                               two, {}, "tiny", 17);
   EXPECT_EQ(line["custom_id"], "a");
   EXPECT_EQ(line["error"], nullptr);
   EXPECT_EQ(line["response"]["status_code"], 200);
@@ -148,7 +150,9 @@ TEST(BatchLine, WritesOpenAisAnswers) {
   EXPECT_EQ(body["created"], 17);
   EXPECT_EQ(body["choices"][0]["message"]["content"], "Yes.");
   EXPECT_EQ(body["choices"][0]["finish_reason"], "stop");
-  EXPECT_EQ(body["usage"]["total_tokens"], 14);
+  EXPECT_EQ(body["choices"].size(), std::size_t{2});
+  EXPECT_EQ(body["choices"][1]["index"], 1);
+  EXPECT_EQ(body["usage"]["total_tokens"], 17);
 }
 
 TEST(BatchLine, WritesErrors) {

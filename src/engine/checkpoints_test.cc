@@ -169,6 +169,42 @@ TEST(Checkpoints, AForkGoesOnAsOneThatHasReadAll) {
   }
 }
 
+// One reading, several answers: each is what it would be alone.
+TEST(Checkpoints, AnAnswerToAPromptThatWasOnlyRead) {
+  Generator generator(27);
+  for (int scenario = 0; scenario < RandomCases(20); ++scenario) {
+    SCOPED_TRACE(scenario);
+    const EngineConfig config = RandomConfig(&generator);
+    const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+    const SequenceId sequence = engine->Open();
+    const std::vector<TokenId> prompt = Tokens(&generator, Pick(&generator, 1, 150));
+    EXPECT_THROW(engine->Submit(sequence, {.prompt = {}, .max_new_tokens = 1}), Error);
+    Answer(engine.get(), sequence, {.prompt = prompt});
+    std::map<SequenceId, Said> answers;
+    std::map<SequenceId, Request> requests;
+    for (int i = 0; i < 4; ++i) {
+      const SequenceId fork = engine->Fork(sequence);
+      Request request = RandomRequest(&generator);
+      request.max_new_tokens = Pick(&generator, 1, 12);
+      requests[fork] = request;
+      requests[fork].prompt = prompt;
+      request.prompt.clear();
+      engine->Submit(fork, request);
+    }
+    while (engine->HasWork()) {
+      for (const StepOutput& output : engine->Step()) {
+        ASSERT_FALSE(output.failure);
+        Add(output.result, &answers[output.sequence]);
+      }
+    }
+    for (const auto& [fork, request] : requests)
+      ASSERT_EQ(answers[fork], AnswerAlone(config, {request}));
+    // Once it is answered, there is nothing to go on from.
+    EXPECT_THROW(engine->Submit(requests.begin()->first, {.prompt = {}, .max_new_tokens = 1}),
+                 Error);
+  }
+}
+
 // Runs requests in sequences of their own, side by side, each as its turn comes.
 std::vector<Said> AnswerAll(Engine* engine, const std::vector<Request>& requests) {
   std::vector<Said> answers(requests.size());

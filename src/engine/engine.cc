@@ -19,6 +19,9 @@
 #include "engine/cache_memory.h"
 #include "engine/layer_attention.h"
 #include "engine/prefix_index.h"
+#include "engine/prompt_sharing.h"
+#include "engine/request_line.h"
+#include "engine/room.h"
 #include "engine/scheduler.h"
 #include "engine/sequence_run.h"
 #include "engine/settings.h"
@@ -26,32 +29,6 @@
 
 namespace carousel {
 namespace {
-
-// An open sequence, and its request's place among those of others.
-struct OpenSequence {
-  OpenSequence(SequenceId name, std::unique_ptr<SequenceRun> of)
-      : id(name), owned_run(std::move(of)) {}
-  SequenceRun& run() { return *owned_run; }
-  const SequenceRun& run() const { return *owned_run; }
-  bool is_moved_out() const { return moved_out.size() > 0; }
-
-  SequenceId id;
-  std::unique_ptr<SequenceRun> owned_run;
-  RequestId request;           // the one at hand, or the last
-  std::int64_t last_step = 0;  // that moved it, or in which it began to run
-  // The request's prompt, where it can begin at a checkpoint.
-  std::optional<PrefixChain> chain;
-  // Its blocks, while they are out of the pools.
-  AlignedBuffer<std::byte> moved_out;
-  std::int64_t requests_ended = 0;  // by all, when it was moved out
-};
-
-// Whether `left` comes before `right` where there is not enough memory for both.
-bool ComesBefore(const OpenSequence& left, const OpenSequence& right) {
-  const std::int64_t ours = left.run().request().priority;
-  const std::int64_t theirs = right.run().request().priority;
-  return ours != theirs ? ours > theirs : left.request < right.request;
-}
 
 StepOutput FailureOf(const OpenSequence& open) {
   return {.sequence = open.id,
@@ -94,7 +71,7 @@ class EngineImpl final : public Engine {
   void Drop(CheckpointId checkpoint) override;
 
   RequestId Submit(SequenceId sequence, Request request) override;
-  bool HasWork() const override { return !running_.empty() || !waiting_.empty(); }
+  bool HasWork() const override { return !line_.empty(); }
   bool HasWork(SequenceId sequence) const override { return At(sequence).run().HasRequest(); }
   void Cancel(RequestId request) override;
   std::vector<StepOutput> Step() override;
@@ -124,18 +101,12 @@ class EngineImpl final : public Engine {
   OpenSequence& At(SequenceId sequence);
   const OpenSequence& At(SequenceId sequence) const;
 
-  void Leave(OpenSequence* sequence);
   void EndSome(std::vector<StepOutput>* outputs);
   void Admit();
-  bool MoveIn(OpenSequence* sequence);
-  void MoveOut(OpenSequence* sequence);
-  void Wait(OpenSequence* sequence);
-  bool FreeSomeFor(OpenSequence* sequence, std::vector<OpenSequence*>* moving);
-  bool BeginsAtCheckpoint(const OpenSequence& sequence) const;
+  void CountToken(OpenSequence* sequence);
   void GoOnFromCheckpoint(OpenSequence* sequence);
-  void KeepCheckpoint(OpenSequence* sequence);
-  std::uint64_t NextChunkOf(const OpenSequence& sequence) const;
-  std::vector<OpenSequence*> Choose();
+  std::set<OpenSequence*> ChooseAtOnce(std::vector<StepOutput>* outputs);
+  std::vector<OpenSequence*> Choose(const std::set<OpenSequence*>& but);
   // Each drops those that fail from `moving`, with an output.
   void Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs);
   std::span<const float> Forward(std::vector<OpenSequence*>* moving,
@@ -152,16 +123,13 @@ class EngineImpl final : public Engine {
   std::list<SharedCache> shared_;
   LayerAttention attention_;
   std::map<SequenceId, OpenSequence> sequences_;
-  // With a request, in the order in which they go on: those that run by when they began, those that
-  // wait by priority.
-  std::vector<OpenSequence*> running_;
-  std::vector<OpenSequence*> waiting_;
+  RequestLine line_;
   std::int64_t next_sequence_ = 0;
   std::int64_t next_request_ = 0;
   std::int64_t step_ = 0;  // tried so far
-  std::int64_t requests_ended_ = 0;
   StepRows rows_;
   PrefixIndex prefixes_;
+  Room room_{&sequences_, &line_, &prefixes_};
   std::map<CheckpointId, std::unique_ptr<SequenceRun>> checkpoints_;
   std::int64_t next_checkpoint_ = 0;
   EngineMetrics metrics_;
@@ -241,22 +209,14 @@ const OpenSequence& EngineImpl::At(SequenceId sequence) const {
   return found->second;
 }
 
-// Takes a sequence whose request has ended off the lists.
-void EngineImpl::Leave(OpenSequence* sequence) {
-  std::erase(running_, sequence);
-  std::erase(waiting_, sequence);
-}
-
 void EngineImpl::Close(SequenceId sequence) {
-  Leave(&At(sequence));
-  ++requests_ended_;  // or as good as that: there is room
+  line_.Leave(&At(sequence));
   sequences_.erase(sequence);
 }
 
 void EngineImpl::Reset(SequenceId sequence) {
   OpenSequence& open = At(sequence);
-  Leave(&open);
-  ++requests_ended_;
+  line_.Leave(&open);
   open.run().Reset();
   open.moved_out = {};
 }
@@ -283,7 +243,7 @@ const SequenceRun& EngineImpl::AtCheckpoint(CheckpointId checkpoint) const {
 
 CheckpointId EngineImpl::Mark(SequenceId sequence) {
   OpenSequence& open = At(sequence);
-  if (open.is_moved_out() && !MoveIn(&open)) FailMoveIn();
+  if (open.is_moved_out() && !room_.MoveIn(&open)) FailMoveIn();
   const CheckpointId id{next_checkpoint_};
   checkpoints_.try_emplace(id, ForkOf(open.run()));
   ++next_checkpoint_;
@@ -303,7 +263,7 @@ SequenceId EngineImpl::Fork(CheckpointId checkpoint) {
 
 SequenceId EngineImpl::Fork(SequenceId sequence) {
   OpenSequence& open = At(sequence);
-  if (open.is_moved_out() && !MoveIn(&open)) FailMoveIn();
+  if (open.is_moved_out() && !room_.MoveIn(&open)) FailMoveIn();
   return Adopt(ForkOf(open.run()));
 }
 
@@ -311,84 +271,22 @@ void EngineImpl::Drop(CheckpointId checkpoint) {
   CAROUSEL_CHECK_EQ(checkpoints_.erase(checkpoint), std::size_t{1});
 }
 
-// The prompt's beginning is what any other sequence with the same settings would make of it: the
-// sequence was empty, and nobody asks for more than its answer.
-bool EngineImpl::BeginsAtCheckpoint(const OpenSequence& open) const {
-  const SequenceRun& run = open.run();
-  if (!prefixes_.keeps() || run.request().score_prompt) return false;
-  if (run.sequence().tables().logical_length().value > 0 || !run.IsBeginningOfPrompt())
-    return false;
-  const auto& eviction = run.shared()->settings().config.eviction;
-  // At the end, the votes hang on how long the prompt is. And a chunk that is cut at a block's
-  // boundary is not cut where it is the prompt's last.
-  const EngineConfig& of = run.shared()->settings().config;
-  return (!eviction || eviction->prompt_eviction == PromptEviction::kCapped) &&
-         of.chunk_size % of.cache.block_size == 0;
-}
-
-void EngineImpl::GoOnFromCheckpoint(OpenSequence* open) {
-  if (!open->chain) return;
-  SequenceRun& run = open->run();
-  const std::int64_t read = run.sequence().tables().logical_length().value;
-  const Sequence* found = prefixes_.Find(*open->chain, run.request().prompt, read);
-  if (found == nullptr) return;
-  std::unique_ptr<Sequence> fork;
-  try {
-    fork = std::make_unique<Sequence>(*found);
-  } catch (const std::exception&) {
-    return;  // no room for another one: the tokens are read
-  }
-  const std::int64_t more = fork->tables().logical_length().value - read;
-  run.GoOnFrom(std::move(fork));
-  metrics_.reused_tokens += more;
-  if (read == 0) ++metrics_.checkpoint_hits;
-}
-
-// After a step that has read a chunk of a prompt.
-void EngineImpl::KeepCheckpoint(OpenSequence* open) {
-  if (!open->chain) return;
-  SequenceRun& run = open->run();
-  const std::int64_t read = run.sequence().tables().logical_length().value;
-  const std::int64_t block_size = run.shared()->block_size();
-  if (!run.HasRequest() || !run.IsBeginningOfPrompt() || read % block_size != 0) {
-    open->chain.reset();  // its own from here on
-    return;
-  }
-  if (prefixes_.Has(*open->chain, read / block_size)) return;
-  try {
-    prefixes_.Add(*open->chain, read / block_size, std::make_unique<Sequence>(run.sequence()));
-  } catch (const std::exception&) {
-    // No room for it: who comes later reads the tokens again.
-  }
-}
-
-// What stands for the prompt up to the end of its next chunk; 0: nobody else's is the same.
-std::uint64_t EngineImpl::NextChunkOf(const OpenSequence& open) const {
-  if (!open.chain) return 0;
-  const std::int64_t end =
-      open.run().sequence().tables().logical_length().value + open.run().NextTokens();
-  const std::int64_t block_size = open.run().shared()->block_size();
-  if (end % block_size != 0 || end == std::ssize(open.run().request().prompt)) return 0;
-  return open.chain->chain[static_cast<std::size_t>(end / block_size - 1)];
-}
-
 // --- Requests ------------------------------------------------------------------------------------
 
 RequestId EngineImpl::Submit(SequenceId sequence, Request request) {
   OpenSequence& open = At(sequence);
   const SchedulerConfig& limits = config().scheduler;
-  const std::int64_t most = limits.max_running + limits.max_waiting;
-  if (!open.run().HasRequest() && std::ssize(running_) + std::ssize(waiting_) >= most) {
+  if (!open.run().HasRequest() && line_.size() >= limits.max_running + limits.max_waiting) {
     throw Error(ErrorCode::kBusy, "max_waiting",
                 fmt::format("{} requests run and {} wait, and no more may; try again later",
-                            running_.size(), waiting_.size()));
+                            line_.running().size(), line_.waiting().size()));
   }
-  waiting_.reserve(waiting_.size() + 1);
-  running_.reserve(waiting_.size() + running_.size() + 1);
   open.run().Submit(std::move(request));
   open.request = RequestId{next_request_++};
   open.chain.reset();
-  Wait(&open);
+  open.submitted = Clock::now();
+  open.has_begun = open.has_run = false;
+  line_.Wait(&open);
   return open.request;
 }
 
@@ -404,8 +302,8 @@ void EngineImpl::EndSome(std::vector<StepOutput>* outputs) {
     const std::lock_guard lock(cancelled_mutex_);
     cancelled.swap(cancelled_);
   }
-  std::vector<OpenSequence*> all = running_;
-  all.insert(all.end(), waiting_.begin(), waiting_.end());
+  std::vector<OpenSequence*> all = line_.running();
+  all.insert(all.end(), line_.waiting().begin(), line_.waiting().end());
   for (OpenSequence* open : all) {
     const auto& deadline = open->run().request().deadline;
     FinishReason reason = FinishReason::kNone;
@@ -419,69 +317,80 @@ void EngineImpl::EndSome(std::vector<StepOutput>* outputs) {
                         .request = open->request,
                         .result = open->run().End(reason),
                         .failure = nullptr});
-    ++requests_ended_;
-    Leave(open);
+    line_.Leave(open);
   }
 }
 
 // --- A step --------------------------------------------------------------------------------------
 
-// Puts a sequence's blocks back into the pools. False: there is no room.
-bool EngineImpl::MoveIn(OpenSequence* open) {
-  for (;;) {
-    try {
-      open->run().sequence().MoveIn(open->moved_out);
-      open->moved_out = {};
-      return true;
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kOutOfMemory) throw;
-      if (!prefixes_.DropOldest()) return false;
-    }
-  }
-}
-
-void EngineImpl::MoveOut(OpenSequence* open) {
-  open->run().sequence().MoveOut(&open->moved_out);
-  open->requests_ended = requests_ended_;
-  ++metrics_.preemptions;
-}
-
 // Lets the first of those that wait run. One that was moved out waits until another request has
 // ended, or it would only be moved out again.
 void EngineImpl::Admit() {
-  while (!waiting_.empty() && std::ssize(running_) < config().scheduler.max_running) {
-    OpenSequence* first = waiting_.front();
+  while (!line_.waiting().empty() && std::ssize(line_.running()) < config().scheduler.max_running) {
+    OpenSequence* first = line_.waiting().front();
+    const bool is_alone = line_.running().empty();
     if (first->is_moved_out()) {
-      if (!running_.empty() && first->requests_ended == requests_ended_) return;
-      if (!MoveIn(first)) {
-        if (!running_.empty()) return;
-        // Nobody else will make room: those that have no request do.
-        while (FreeSomeFor(first, nullptr)) {
-          if (MoveIn(first)) break;
-        }
-        if (first->is_moved_out()) return;
-      }
-    } else if (BeginsAtCheckpoint(*first)) {
-      first->chain = PrefixIndex::ChainOf(first->run().shared(), first->run().request());
+      if (!is_alone && first->requests_ended == line_.ended()) return;
+      if (!(is_alone ? room_.MoveInAlone(first) : room_.MoveIn(first))) return;
+    } else {
+      first->chain = ChainOfRequest(prefixes_, first->run());
     }
     first->last_step = step_;
-    running_.push_back(first);
-    waiting_.erase(waiting_.begin());
+    if (!std::exchange(first->has_run, true))
+      metrics_.queue_time.Add(SecondsSince(first->submitted));
+    line_.RunFirst();
   }
 }
 
-std::vector<OpenSequence*> EngineImpl::Choose() {
+void EngineImpl::CountToken(OpenSequence* open) {
+  const auto now = Clock::now();
+  if (std::exchange(open->has_begun, true)) {
+    metrics_.time_per_output_token.Add(SecondsBetween(open->last_token, now));
+  } else {
+    metrics_.time_to_first_token.Add(SecondsBetween(open->submitted, now));
+  }
+  open->last_token = now;
+}
+
+// The first tokens that no pass is needed for; who has said one has had this step.
+std::set<OpenSequence*> EngineImpl::ChooseAtOnce(std::vector<StepOutput>* outputs) {
+  std::set<OpenSequence*> done;
+  for (OpenSequence* open : std::vector<OpenSequence*>(line_.running())) {
+    if (!open->run().ChoosesAtOnce()) continue;
+    open->last_step = step_;
+    done.insert(open);
+    CountToken(open);
+    outputs->push_back({.sequence = open->id,
+                        .request = open->request,
+                        .result = open->run().ChooseAtOnce(),
+                        .failure = nullptr});
+    if (open->run().HasRequest()) continue;
+    line_.Leave(open);
+  }
+  return done;
+}
+
+void EngineImpl::GoOnFromCheckpoint(OpenSequence* open) {
+  if (!open->chain) return;
+  const bool is_first = open->run().sequence().tables().logical_length().value == 0;
+  const std::int64_t tokens = carousel::GoOnFromCheckpoint(*open->chain, &prefixes_, &open->run());
+  metrics_.reused_tokens += tokens;
+  if (is_first && tokens > 0) ++metrics_.checkpoint_hits;
+}
+
+std::vector<OpenSequence*> EngineImpl::Choose(const std::set<OpenSequence*>& but) {
   std::vector<Runnable> runnable;
   std::vector<OpenSequence*> who;
   std::set<std::uint64_t> chunks;
-  std::vector<OpenSequence*> by_turn = running_;
+  std::vector<OpenSequence*> by_turn = line_.running();
   std::stable_sort(by_turn.begin(), by_turn.end(), [](const auto* left, const auto* right) {
     return left->last_step < right->last_step;
   });
   for (OpenSequence* open : by_turn) {
+    if (but.contains(open)) continue;
     GoOnFromCheckpoint(open);
     // What another one reads in this step is there for the next.
-    const std::uint64_t chunk = NextChunkOf(*open);
+    const std::uint64_t chunk = open->chain ? NextChunkOf(*open->chain, open->run()) : 0;
     if (chunk != 0 && !chunks.insert(chunk).second) continue;
     who.push_back(open);
     runnable.push_back({.rows = open->run().NextTokens(),
@@ -495,45 +404,6 @@ std::vector<OpenSequence*> EngineImpl::Choose() {
   std::vector<OpenSequence*> moving;
   for (const std::size_t i : chosen) moving.push_back(who[i]);
   return moving;
-}
-
-// Makes some room in the pools for a step of `needy`, which comes before whoever has to leave:
-// checkpoints first, then sequences without a request, the least recently used first, then the last
-// of those that run. False: there is nobody left.
-bool EngineImpl::FreeSomeFor(OpenSequence* needy, std::vector<OpenSequence*>* moving) {
-  if (prefixes_.DropOldest()) return true;
-  OpenSequence* idle = nullptr;
-  for (auto& [id, open] : sequences_) {
-    if (open.run().HasRequest() || open.run().is_broken() || open.is_moved_out() ||
-        open.run().sequence().cache_bytes() == 0)
-      continue;
-    if (idle == nullptr || open.last_step < idle->last_step) idle = &open;
-  }
-  if (idle != nullptr) {
-    MoveOut(idle);
-    idle->requests_ended = -1;  // it may come back as soon as it has a request
-    return true;
-  }
-  OpenSequence* last = nullptr;
-  for (OpenSequence* open : running_) {
-    if (open == needy || !ComesBefore(*needy, *open)) continue;
-    if (open->run().sequence().cache_bytes() == 0) continue;
-    if (last == nullptr || ComesBefore(*last, *open)) last = open;
-  }
-  if (last == nullptr) return false;
-  MoveOut(last);
-  Wait(last);
-  if (moving != nullptr) std::erase(*moving, last);
-  return true;
-}
-
-// Among those that wait, in its place.
-void EngineImpl::Wait(OpenSequence* open) {
-  std::erase(running_, open);
-  const auto behind =
-      std::find_if(waiting_.begin(), waiting_.end(),
-                   [&](const OpenSequence* other) { return ComesBefore(*open, *other); });
-  waiting_.insert(behind, open);
 }
 
 // In the order in which they come before one another, so that who must leave for one of them has
@@ -551,10 +421,10 @@ void EngineImpl::Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput
         moving->push_back(open);
       } catch (const Error& error) {
         const bool lacks_room = error.code() == ErrorCode::kOutOfMemory && !open->run().is_broken();
-        if (lacks_room && FreeSomeFor(open, &left)) continue;
-        if (lacks_room && std::ssize(running_) > 1) {
-          MoveOut(open);
-          Wait(open);
+        if (lacks_room && room_.FreeSomeFor(open, &left)) continue;
+        if (lacks_room && std::ssize(line_.running()) > 1) {
+          room_.MoveOut(open);
+          line_.Wait(open);
         } else {
           outputs->push_back(FailureOf(*open));
         }
@@ -623,6 +493,8 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
     try {
       StepResult result = open->run().Commit();
       metrics_.rows += result.tokens_processed;
+      metrics_.evicted_tokens += result.evicted_tokens;
+      if (result.sampled) CountToken(open);
       open->last_step = step_;
       outputs->push_back({.sequence = open->id,
                           .request = open->request,
@@ -631,10 +503,9 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
     } catch (...) {
       outputs->push_back(FailureOf(*open));
     }
-    KeepCheckpoint(open);
+    if (open->chain && !KeepCheckpoint(*open->chain, &prefixes_, open->run())) open->chain.reset();
     if (open->run().HasRequest()) continue;
-    ++requests_ended_;
-    Leave(open);
+    line_.Leave(open);
   }
 }
 
@@ -644,7 +515,7 @@ std::vector<StepOutput> EngineImpl::Step() {
   EndSome(&outputs);
   ++step_;
   Admit();
-  std::vector<OpenSequence*> moving = Choose();
+  std::vector<OpenSequence*> moving = Choose(ChooseAtOnce(&outputs));
   outputs.reserve(outputs.size() + moving.size());
   Plan(&moving, &outputs);
   if (moving.empty()) return outputs;
@@ -661,10 +532,11 @@ std::vector<StepOutput> EngineImpl::Step() {
 EngineMetrics EngineImpl::metrics() const {
   EngineMetrics metrics = metrics_;
   metrics.sequences = std::ssize(sequences_);
-  metrics.requests_running = std::ssize(running_);
-  metrics.requests_waiting = std::ssize(waiting_);
+  metrics.requests_running = std::ssize(line_.running());
+  metrics.requests_waiting = std::ssize(line_.waiting());
   metrics.cache_bytes = memory_.pools().bytes_in_use();
   metrics.reserved_bytes = memory_.pools().bytes_reserved();
+  metrics.preemptions = room_.preemptions();
   metrics.limit_bytes = memory_.pools().limit_bytes();
   metrics.checkpoints = prefixes_.size() + std::ssize(checkpoints_);
   metrics.checkpoint_bytes = prefixes_.bytes();

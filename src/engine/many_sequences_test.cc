@@ -309,6 +309,32 @@ TEST(Engine, OneThatIsTooLargeFailsAlone) {
   EXPECT_FALSE(engine->HasWork());
 }
 
+TEST(Engine, CountsWhatRequestsWaitFor) {
+  const auto engine = SmallEngine({.max_running = 1});
+  for (int i = 0; i < 3; ++i) engine->Submit(engine->Open(), Asking(40, 5));
+  EXPECT_EQ(engine->metrics().queue_time.count(), 0);
+  engine->Step();
+  EXPECT_EQ(engine->metrics().queue_time.count(), 1);
+  EXPECT_EQ(engine->metrics().requests_waiting, 2);
+  while (engine->HasWork()) engine->Step();
+  const EngineMetrics metrics = engine->metrics();
+  EXPECT_EQ(metrics.queue_time.count(), 3);
+  EXPECT_EQ(metrics.time_to_first_token.count(), 3);
+  EXPECT_EQ(metrics.time_per_output_token.count(), 12);
+  EXPECT_GE(metrics.time_to_first_token.sum, metrics.queue_time.sum);
+  EXPECT_EQ(metrics.rows, 3 * 44);
+}
+
+TEST(Histogram, CountsAtTheFirstBoundThatIsNotBelow) {
+  Histogram histogram;
+  for (const double seconds : {0.0, 0.001, 0.0011, 100.0, 100.5}) histogram.Add(seconds);
+  EXPECT_EQ(histogram.counts.front(), 2);
+  EXPECT_EQ(histogram.counts[1], 1);
+  EXPECT_EQ(histogram.counts[Histogram::kBounds.size() - 1], 1);
+  EXPECT_EQ(histogram.counts.back(), 1);
+  EXPECT_EQ(histogram.count(), 5);
+}
+
 TEST(Engine, RowsThatAreTooFewAreRefused) {
   EngineConfig config = SmallConfig();
   config.scheduler = {.max_running = 4, .max_rows = 19};

@@ -80,6 +80,7 @@ class Sequence {
 
   // As Engine's functions of these names.
   void GatherAttention(bool gather);
+  bool gathers_attention() const { return !gathered_.empty(); }
   std::vector<BlockAttention> GatheredAttention(std::int64_t group) const;
 
   std::int64_t cache_bytes() const;  // of its blocks

@@ -60,6 +60,7 @@ SequenceRun::SequenceRun(const SequenceRun& from)
       sequence_(std::make_unique<Sequence>(*from.sequence_)),
       unread_(from.unread_),
       previous_logits_(from.previous_logits_),
+      next_logits_(from.next_logits_),
       metrics_(from.metrics_) {
   CAROUSEL_CHECK(!from.running_.has_value());
   from.RefuseBroken();
@@ -78,7 +79,8 @@ void SequenceRun::Submit(Request request) {
   }
   RefuseBroken();
   Validate(request.sampling);
-  if (request.prompt.empty()) {
+  const bool goes_on = !next_logits_.empty() && request.max_new_tokens > 0;
+  if (request.prompt.empty() && !goes_on) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
   }
   const std::int64_t vocabulary = spec_->vocabulary_size;
@@ -102,6 +104,16 @@ void SequenceRun::Submit(Request request) {
     unread_.reset();
   }
   running_->request = std::move(request);
+}
+
+StepResult SequenceRun::ChooseAtOnce() {
+  outcome_ = {};
+  Summarise(next_logits_, &summary_);
+  Choose(next_logits_);
+  StepResult result = std::move(outcome_.result);
+  next_logits_.clear();
+  Accept(&result);
+  return result;
 }
 
 // The request's sampler, which has seen of the history and the prompt what counts as repetition.
@@ -286,7 +298,12 @@ void SequenceRun::Read(std::span<const float> logits) {
   if (!summary_.usable()) FailLogits(last_row, sequence_->tables().logical_length().value);
   const std::int64_t prompt_left = PromptLeft();
   const bool is_last = prompt_left == 0 || prompt_left == std::ssize(outcome_.tokens);
-  if (is_last && running_->request.max_new_tokens > 0) Choose(last_row);
+  if (!is_last) return;
+  if (running_->request.max_new_tokens > 0) {
+    Choose(last_row);
+  } else {
+    outcome_.next_logits.assign(last_row.begin(), last_row.end());
+  }
 }
 
 StepResult SequenceRun::Apply() {
@@ -295,6 +312,7 @@ StepResult SequenceRun::Apply() {
   if (PromptLeft() > 0) running_->read += outcome_.tokens.size();
   // The logits of a token that has passed since score nothing.
   previous_logits_ = std::move(outcome_.last_logits);
+  next_logits_ = std::move(outcome_.next_logits);
   metrics_.max_resident_tokens =
       std::max(metrics_.max_resident_tokens, sequence_->resident_tokens());
   if (result.evicted_tokens > 0) ++metrics_.evictions;
@@ -328,6 +346,7 @@ void SequenceRun::Reset() {
   running_.reset();
   unread_.reset();
   previous_logits_.clear();
+  next_logits_.clear();
   sequence_->Clear();
   broken_ = false;
 }

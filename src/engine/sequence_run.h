@@ -61,6 +61,11 @@ class SequenceRun {
   // Becomes `sequence`, of the same settings, which has read more of the prompt's first tokens, and
   // not all. IsBeginningOfPrompt holds.
   void GoOnFrom(std::unique_ptr<Sequence> sequence);
+  // Whether the request's first token comes from what the last one has read, without a pass.
+  bool ChoosesAtOnce() const {
+    return running_->request.prompt.empty() && running_->generated == 0;
+  }
+  StepResult ChooseAtOnce();
   // Ends the request where it is.
   StepResult End(FinishReason reason);
   // Forgets everything.
@@ -99,6 +104,7 @@ class SequenceRun {
     std::vector<TokenId> tokens;     // that are read
     std::int64_t said = 0;           // so many of the first of them are the model's own words
     std::vector<float> last_logits;  // of the last token, while prompts are scored
+    std::vector<float> next_logits;  // likewise, of a prompt that is only read
     StepResult result;
   };
 
@@ -123,9 +129,12 @@ class SequenceRun {
   std::optional<RunningRequest> running_;
   std::optional<TokenId> unread_;       // sampled, not yet given to the model
   std::vector<float> previous_logits_;  // of the last token read, while prompts are scored
-  LogitsSummary summary_;               // of the last step's last row
-  StepOutcome outcome_;                 // of the step at hand
-  bool broken_ = false;                 // a commit failed half-way
+  // Of the last token read, where the last request only read its prompt: what an answer to it can
+  // begin with.
+  std::vector<float> next_logits_;
+  LogitsSummary summary_;  // of the last step's last row
+  StepOutcome outcome_;    // of the step at hand
+  bool broken_ = false;    // a commit failed half-way
   SequenceMetrics metrics_;
 };
 

@@ -31,7 +31,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (line.request) {
     CAROUSEL_CHECK(line.custom_id.has_value());
     CAROUSEL_CHECK_GT(line.request->max_new_tokens, 0);
-    CAROUSEL_CHECK(!AnswerLine(line, {}, {}, "m", 0).dump(-1, ' ', false, kReplace).empty());
+    CAROUSEL_CHECK_GT(line.request->answers, 0);
+    const Answer answer;
+    const auto written = AnswerLine(line, {&answer, 1}, {}, "m", 0);
+    CAROUSEL_CHECK(!written.dump(-1, ' ', false, kReplace).empty());
   } else {
     CAROUSEL_CHECK(!ErrorLine(line, line.problem, false).dump(-1, ' ', false, kReplace).empty());
   }
