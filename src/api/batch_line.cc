@@ -142,8 +142,8 @@ void RefuseUnsupported(const json& body) {
   for (const char* member : kUnsupported) {
     const json* value = Find(body, member);
     if (value == nullptr || *value == false || value->empty()) continue;
-    if (std::string_view(member) == "response_format" && value->is_object() &&
-        value->value("type", "") == "text")
+    const json* type = value->is_object() ? Find(*value, "type") : nullptr;
+    if (std::string_view(member) == "response_format" && type != nullptr && *type == "text")
       continue;
     Refuse(member, "is not supported in a batch; leave it out");
   }

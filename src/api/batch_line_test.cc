@@ -107,7 +107,10 @@ TEST(BatchLine, EachProblemNamesItsMember) {
        "messages[0].content: has a part"},
       {R"({"custom_id":"a","url":"/v1/chat/completions","body":{"messages":[{"role":"user",)"
        R"("content":"x"}],"tools":[{}]}})",
-       "tools: is not supported"}};
+       "tools: is not supported"},
+      {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":"x","response_format":)"
+       R"({"type":5}}})",
+       "response_format: is not supported"}};
   for (const auto& [text, problem] : cases)
     EXPECT_EQ(ProblemOf(text).find(problem), std::size_t{0}) << text << "\n" << ProblemOf(text);
 }

@@ -327,5 +327,34 @@ TEST(Preemption, WhoIsIdleLeavesFirst) {
   EXPECT_GT(engine->metrics().preemptions, 4);
 }
 
+// Their second turns all wait at once, with blocks in the pools and out of them.
+TEST(Preemption, WhoWaitsLeavesAsWell) {
+  Generator generator(47);
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 96;
+  config.scheduler.max_running = 2;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  std::map<SequenceId, std::vector<Request>> read;
+  std::map<SequenceId, Said> said;
+  for (int i = 0; i < 5; ++i) read[engine->Open()];
+  for (int turn = 0; turn < 4; ++turn) {
+    for (auto& [sequence, requests] : read) {
+      requests.push_back(RandomRequest(&generator));
+      said[sequence].clear();
+      engine->Submit(sequence, requests.back());
+    }
+    for (int step = 0; engine->HasWork(); ++step) {
+      ASSERT_LT(step, 1000);
+      for (const StepOutput& output : engine->Step()) {
+        ASSERT_FALSE(output.failure);
+        Add(output.result, &said[output.sequence]);
+      }
+    }
+    for (const auto& [sequence, requests] : read)
+      ASSERT_EQ(said[sequence], AnswerAlone(config, requests));
+  }
+  EXPECT_GT(engine->metrics().preemptions, 5);
+}
+
 }  // namespace
 }  // namespace carousel

@@ -43,6 +43,14 @@ StepOutput FailureOf(const OpenSequence& open) {
               "limit, or close other sequences");
 }
 
+StepOutput FailureToMoveIn(const OpenSequence& open) {
+  try {
+    FailMoveIn();
+  } catch (...) {
+    return FailureOf(open);
+  }
+}
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(std::unique_ptr<Model> model, const EngineConfig& config)
@@ -102,7 +110,7 @@ class EngineImpl final : public Engine {
   const OpenSequence& At(SequenceId sequence) const;
 
   void EndSome(std::vector<StepOutput>* outputs);
-  void Admit();
+  void Admit(std::vector<StepOutput>* outputs);
   void CountToken(OpenSequence* sequence);
   void GoOnFromCheckpoint(OpenSequence* sequence);
   std::set<OpenSequence*> ChooseAtOnce(std::vector<StepOutput>* outputs);
@@ -226,6 +234,7 @@ void EngineImpl::Reset(SequenceId sequence) {
 // Of one that has no request. What the index keeps gives way.
 std::unique_ptr<SequenceRun> EngineImpl::ForkOf(const SequenceRun& run) {
   CAROUSEL_CHECK(!run.HasRequest());
+  run.RefuseBroken();
   for (;;) {
     try {
       return std::make_unique<SequenceRun>(run);
@@ -325,13 +334,15 @@ void EngineImpl::EndSome(std::vector<StepOutput>* outputs) {
 
 // Lets the first of those that wait run. One that was moved out waits until another request has
 // ended, or it would only be moved out again.
-void EngineImpl::Admit() {
+void EngineImpl::Admit(std::vector<StepOutput>* outputs) {
   while (!line_.waiting().empty() && std::ssize(line_.running()) < config().scheduler.max_running) {
     OpenSequence* first = line_.waiting().front();
     const bool is_alone = line_.running().empty();
     if (first->is_moved_out()) {
       if (!is_alone && first->requests_ended == line_.ended()) return;
-      if (!(is_alone ? room_.MoveInAlone(first) : room_.MoveIn(first))) return;
+      const bool is_in = is_alone ? room_.MoveInAlone(first) : room_.MoveIn(first);
+      if (!is_in && is_alone) outputs->push_back(FailureToMoveIn(*first));
+      if (!is_in) return;
     } else {
       first->chain = ChainOfRequest(prefixes_, first->run());
     }
@@ -427,9 +438,11 @@ void EngineImpl::Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput
           line_.Wait(open);
         } else {
           outputs->push_back(FailureOf(*open));
+          open->last_step = step_;  // the others have their turn first
         }
       } catch (...) {
         outputs->push_back(FailureOf(*open));
+        open->last_step = step_;  // the others have their turn first
       }
       break;
     }
@@ -458,6 +471,7 @@ std::span<const float> EngineImpl::Forward(std::vector<OpenSequence*>* moving,
     for (OpenSequence* open : *moving) {
       open->run().Abandon();
       outputs->push_back(FailureOf(*open));
+      open->last_step = step_;  // the others have their turn first
     }
     moving->clear();
     return {};
@@ -482,6 +496,7 @@ void EngineImpl::Read(std::span<const float> logits, std::vector<OpenSequence*>*
     } catch (...) {
       open->run().Abandon();
       outputs->push_back(FailureOf(*open));
+      open->last_step = step_;  // the others have their turn first
       return true;
     }
   });
@@ -502,6 +517,7 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
                           .failure = nullptr});
     } catch (...) {
       outputs->push_back(FailureOf(*open));
+      open->last_step = step_;  // the others have their turn first
     }
     if (open->chain && !KeepCheckpoint(*open->chain, &prefixes_, open->run())) open->chain.reset();
     if (open->run().HasRequest()) continue;
@@ -514,7 +530,7 @@ std::vector<StepOutput> EngineImpl::Step() {
   std::vector<StepOutput> outputs;
   EndSome(&outputs);
   ++step_;
-  Admit();
+  Admit(&outputs);
   std::vector<OpenSequence*> moving = Choose(ChooseAtOnce(&outputs));
   outputs.reserve(outputs.size() + moving.size());
   Plan(&moving, &outputs);

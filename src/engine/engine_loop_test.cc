@@ -112,10 +112,10 @@ TEST(EngineLoop, AFailureIsTheLastOutput) {
 }
 
 TEST(EngineLoop, EndsInTheMiddle) {
-  const auto loop = SmallLoop();
-  const SequenceId sequence = loop->Call([](Engine& engine) { return engine.Open(); });
   std::promise<void> begun;
   bool has_begun = false;
+  const auto loop = SmallLoop();
+  const SequenceId sequence = loop->Call([](Engine& engine) { return engine.Open(); });
   loop->Submit(sequence, Asking(0, 1'000'000), [&](const StepOutput&) {
     if (!std::exchange(has_begun, true)) begun.set_value();
   });

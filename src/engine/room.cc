@@ -43,11 +43,11 @@ OpenSequence* Room::LeastRecentlyUsed() {
   return found;
 }
 
-// Of those that run and hold blocks; null: nobody behind `needy` does.
-OpenSequence* Room::LastBehind(const OpenSequence& needy) {
+// Of those in `line` that hold blocks; null: nobody behind `needy` does.
+OpenSequence* Room::LastBehind(const std::vector<OpenSequence*>& line, const OpenSequence& needy) {
   OpenSequence* found = nullptr;
-  for (OpenSequence* open : line_.running()) {
-    if (open == &needy || !ComesBefore(needy, *open)) continue;
+  for (OpenSequence* open : line) {
+    if (open == &needy || open->is_moved_out() || !ComesBefore(needy, *open)) continue;
     if (open->run().sequence().cache_bytes() == 0) continue;
     if (found == nullptr || ComesBefore(*found, *open)) found = open;
   }
@@ -61,7 +61,12 @@ bool Room::FreeSomeFor(OpenSequence* needy, std::vector<OpenSequence*>* moving) 
     idle->requests_ended = -1;  // it may come back as soon as it has a request
     return true;
   }
-  OpenSequence* last = LastBehind(*needy);
+  if (OpenSequence* waits = LastBehind(line_.waiting(), *needy); waits != nullptr) {
+    MoveOut(waits);
+    waits->requests_ended = -1;
+    return true;
+  }
+  OpenSequence* last = LastBehind(line_.running(), *needy);
   if (last == nullptr) return false;
   MoveOut(last);
   line_.Wait(last);

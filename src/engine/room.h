@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who makes room where the pools are spent: checkpoints of prompts' beginnings, then sequences
-// without a request, then the last in line (docs/decisions/0022-many-sequences.md). Blocks that
-// leave are copied, and come back as they were.
+// without a request, then those that wait, then the last that runs
+// (docs/decisions/0022-many-sequences.md). Blocks that leave are copied, and come back as they
+// were.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,7 @@ class Room {
 
  private:
   OpenSequence* LeastRecentlyUsed();
-  OpenSequence* LastBehind(const OpenSequence& needy);
+  OpenSequence* LastBehind(const std::vector<OpenSequence*>& line, const OpenSequence& needy);
 
   std::map<SequenceId, OpenSequence>& sequences_;
   RequestLine& line_;
