@@ -15,6 +15,7 @@
 #include "answers/prompt_file.h"
 #include "api/batch_line.h"
 #include "base/clock.h"
+#include "base/lines.h"
 #include "carousel/engine.h"
 #include "carousel/error.h"
 #include "cli/batch_output.h"
@@ -38,11 +39,9 @@ class RequestFile {
   // nullopt: there are no more. Empty lines are none.
   std::optional<BatchLine> Next() {
     while (!rest_.empty()) {
-      const std::string_view line = rest_.substr(0, rest_.find('\n'));
-      rest_.remove_prefix(std::min(rest_.size(), line.size() + 1));
+      const std::string_view line = TakeLine(&rest_);
       ++number_;
-      if (line.find_first_not_of(" \t\r") != std::string_view::npos)
-        return ReadBatchLine(line, number_, defaults_);
+      if (!IsBlankLine(line)) return ReadBatchLine(line, number_, defaults_);
     }
     return std::nullopt;
   }
@@ -50,9 +49,7 @@ class RequestFile {
   std::int64_t CountLines() const {
     std::int64_t lines = 0;
     for (std::string_view rest = text_; !rest.empty();) {
-      const std::string_view line = rest.substr(0, rest.find('\n'));
-      rest.remove_prefix(std::min(rest.size(), line.size() + 1));
-      if (line.find_first_not_of(" \t\r") != std::string_view::npos) ++lines;
+      if (!IsBlankLine(TakeLine(&rest))) ++lines;
     }
     return lines;
   }
@@ -113,7 +110,6 @@ class Batch {
         Grouped(new_tokens_), seconds,
         seconds > 0 ? static_cast<double>(new_tokens_) / seconds : 0.0);
   }
-  std::int64_t failed() const { return failed_; }
 
  private:
   // False: there are no more lines.
@@ -140,7 +136,8 @@ class Batch {
     const SequenceId sequence = engine_.Open();
     job->open.push_back(sequence);
     try {
-      Request request = RequestOf(asked);
+      Request request = WithoutPrompt(asked);
+      request.prompt = PromptOf(asked);
       job->prompt_tokens = std::ssize(request.prompt);
       if (asked.answers > 1) {
         request.max_new_tokens = 0;
@@ -171,8 +168,7 @@ class Batch {
     for (std::int64_t index = 0; index < std::ssize(job->answers); ++index) {
       const SequenceId fork = engine_.Fork(sequence);
       job->open.push_back(fork);
-      Request request = RequestOf(*job->line.request);
-      request.prompt.clear();
+      Request request = WithoutPrompt(*job->line.request);
       request.sampling.seed += static_cast<std::uint64_t>(index);
       Ask(job, index, fork, std::move(request));
     }
@@ -195,22 +191,21 @@ class Batch {
             .end_of_turn = ends_turns ? Turns().end_of_turn() : std::string()};
   }
 
-  Request RequestOf(const BatchRequest& asked) {
-    Request request{.prompt = {},
-                    .penalise_prompt = !UsesTemplate(asked),
-                    .max_new_tokens = asked.max_new_tokens,
-                    .ignore_end_tokens = asked.ignore_end_tokens,
-                    .sampling = asked.sampling};
-    if (const auto* tokens = std::get_if<std::vector<TokenId>>(&asked.prompt)) {
-      request.prompt = *tokens;
-    } else if (const auto* messages = std::get_if<std::vector<Message>>(&asked.prompt)) {
-      request.prompt = EncodeMessages(*messages, Turns(), &encoder_);
-    } else {
-      const auto& text = std::get<std::string>(asked.prompt);
-      request.prompt = asked.raw ? encoder_.tokenizer().Encode(text, {.add_special_tokens = true})
-                                 : EncodeMessages({{"user", text}}, Turns(), &encoder_);
-    }
-    return request;
+  Request WithoutPrompt(const BatchRequest& asked) const {
+    return {.prompt = {},
+            .penalise_prompt = !UsesTemplate(asked),
+            .max_new_tokens = asked.max_new_tokens,
+            .ignore_end_tokens = asked.ignore_end_tokens,
+            .sampling = asked.sampling};
+  }
+
+  std::vector<TokenId> PromptOf(const BatchRequest& asked) {
+    if (const auto* tokens = std::get_if<std::vector<TokenId>>(&asked.prompt)) return *tokens;
+    if (const auto* messages = std::get_if<std::vector<Message>>(&asked.prompt))
+      return EncodeMessages(*messages, Turns(), &encoder_);
+    const auto& text = std::get<std::string>(asked.prompt);
+    if (asked.raw) return encoder_.tokenizer().Encode(text, {.add_special_tokens = true});
+    return EncodeMessages({{"user", text}}, Turns(), &encoder_);
   }
 
   void Take(StepOutput* output) {
@@ -280,11 +275,8 @@ class Batch {
     const double seconds = SecondsSince(begin_);
     std::string text = fmt::format("{} of {} requests", Grouped(done), Grouped(total_));
     if (failed_ > 0) text += fmt::format(", {} failed", Grouped(failed_));
-    const double forward = engine_.metrics().forward_seconds;
-    if (forward > 0) {
-      text += fmt::format(", {:.0f} tok/s",
-                          static_cast<double>(engine_.metrics().rows) / std::max(seconds, 1e-3));
-    }
+    if (const std::int64_t rows = engine_.metrics().rows; rows > 0)
+      text += fmt::format(", {:.0f} tok/s", static_cast<double>(rows) / std::max(seconds, 1e-3));
     if (const std::int64_t here = answered_ + failed_; here > 0) {
       const auto left = static_cast<std::int64_t>(seconds / static_cast<double>(here) *
                                                   static_cast<double>(total_ - done));

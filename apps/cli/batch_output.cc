@@ -13,8 +13,10 @@
 #include <utility>
 
 #include "api/batch_line.h"
+#include "base/lines.h"
 #include "carousel/error.h"
 #include "cli/append_whole.h"
+#include "cli/json_lines.h"
 
 namespace carousel {
 
@@ -58,14 +60,15 @@ void BatchOutput::ReadFound() {
     text.append(buffer, 0, static_cast<std::size_t>(bytes));
   }
   const std::size_t whole = text.rfind('\n') + 1;  // 0 where there is none
-  for (std::string_view rest(text.data(), whole); !rest.empty(); ++lines_found_) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(line.size() + 1);
+  std::int64_t number = 0;
+  for (std::string_view rest(text.data(), whole); !rest.empty();) {
+    ++number;
+    const std::string_view line = TakeLine(&rest);
     if (line.empty() || line.front() != '{' || line.back() != '}') {
       throw Error(ErrorCode::kIo, "out",
                   fmt::format("line {} of {} is none of a batch; give a new file, or one that a "
                               "batch has written",
-                              lines_found_ + 1, name_));
+                              number, name_));
     }
     ++found_[CustomIdOf(line)];
   }
@@ -87,9 +90,7 @@ bool BatchOutput::TakeFound(const std::optional<std::string>& custom_id) {
 }
 
 void BatchOutput::Write(const nlohmann::ordered_json& line) {
-  const std::string text =
-      line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  if (const int error = AppendWhole(fd_, text); error != 0) Fail(error);
+  if (const int error = AppendWhole(fd_, LineOf(line)); error != 0) Fail(error);
 }
 
 void BatchOutput::Close() {

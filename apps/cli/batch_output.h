@@ -22,7 +22,6 @@ class BatchOutput {
   BatchOutput(const BatchOutput&) = delete;
   BatchOutput& operator=(const BatchOutput&) = delete;
 
-  std::int64_t lines_found() const { return lines_found_; }
   // Whether a line of this name stood in the file; each of them is taken once. nullopt: a request
   // that has none.
   bool TakeFound(const std::optional<std::string>& custom_id);
@@ -39,7 +38,6 @@ class BatchOutput {
   int fd_ = -1;
   bool owned_ = false;
   std::map<std::optional<std::string>, std::int64_t> found_;
-  std::int64_t lines_found_ = 0;
 };
 
 }  // namespace carousel

@@ -14,11 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kFormat =
-    R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"","begin_without_system":"",)"
-    R"("roles":{"user":{"before":"U","after":"\n"},"assistant":{"before":"A","after":"<e>\n"}},)"
-    R"("generation_prompt":"A","end_of_turn":"<e>","trim":false})";
-
 std::string Plain(const std::string& id, const std::string& prompt, const std::string& more = "") {
   return R"({"custom_id":")" + id + R"(","prompt":")" + prompt + R"(","max_tokens":6)" + more +
          "}\n";
@@ -126,7 +121,7 @@ TEST_F(BatchTest, AFileOfSomethingElseIsLeftAlone) {
 }
 
 TEST_F(BatchTest, TalksInTurns) {
-  Put("turn_format.json", kFormat);
+  Put("turn_format.json", kTinyTurnFormat);
   const ProgramResult result =
       Batch(R"({"custom_id":"a","messages":[{"role":"user","content":"1"},{"role":"assistant",)"
             R"("content":"2"},{"role":"user","content":"3"}],"max_tokens":4})"

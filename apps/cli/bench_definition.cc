@@ -309,11 +309,8 @@ class BenchServeCommand : public CommandDefinition {
                   "Requests that arrive in a second, at random; 0: all at the beginning (default "
                   "0)"},
                  [this](const std::vector<std::string>& words) { ReadRate(words); });
-    flags().List(
-        {"--seed", "N", "The same seed gives the same requests (default 0)"},
-        [this](const std::vector<std::string>& words) {
-          target_.seed = static_cast<std::uint64_t>(ReadInteger(words.back(), {0, INT64_MAX}));
-        });
+    flags().Integer({"--seed", "N", "The same seed gives the same requests (default 0)"},
+                    {0, INT64_MAX}, &target_.seed);
     flags().OptionalText({"--load", "FILE", "The requests are in this file"}, &target_.load_file);
     AddModelFlags(&flags(), &target_.model);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);

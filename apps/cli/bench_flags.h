@@ -58,7 +58,7 @@ struct BenchServeFlags {
   LengthRange prompt = {32, 1024};  // tokens; as many between 32 and 64 as between 512 and 1,024
   LengthRange answer = {16, 128};   // tokens
   double rate = 0.0;                // requests that arrive in a second; 0: all at the beginning
-  std::uint64_t seed = 0;
+  std::int64_t seed = 0;
   std::optional<std::string> load_file;  // in place of all of these
   std::string json;
 };

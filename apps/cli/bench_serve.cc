@@ -16,6 +16,7 @@
 
 #include "answers/prompt_file.h"
 #include "base/clock.h"
+#include "base/lines.h"
 #include "carousel/engine.h"
 #include "carousel/error.h"
 #include "cli/commands.h"
@@ -67,11 +68,9 @@ RequestLoad ReadLoad(const std::string& path) {
   RequestLoad load;
   std::int64_t number = 0;
   for (std::string_view rest = text; !rest.empty();) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+    const std::string_view line = TakeLine(&rest);
     ++number;
-    if (line.find_first_not_of(" \t\r") != std::string_view::npos)
-      load.push_back(ReadLoadRequest(line, number));
+    if (!IsBlankLine(line)) load.push_back(ReadLoadRequest(line, number));
   }
   if (load.empty())
     throw Error(ErrorCode::kInvalidArgument, "load", "holds no request; give one a line");
@@ -81,7 +80,7 @@ RequestLoad ReadLoad(const std::string& path) {
 }
 
 RequestLoad DrawLoad(const BenchServeFlags& flags, std::int64_t vocabulary) {
-  std::mt19937_64 generator(flags.seed);
+  std::mt19937_64 generator(static_cast<std::uint64_t>(flags.seed));
   std::uniform_real_distribution<double> share(0.0, 1.0);
   RequestLoad load(static_cast<std::size_t>(flags.requests));
   double now = 0.0;

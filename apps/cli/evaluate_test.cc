@@ -17,11 +17,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kFormat =
-    R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"","begin_without_system":"",)"
-    R"("roles":{"user":{"before":"U","after":"\n"},"assistant":{"before":"A","after":"<e>\n"}},)"
-    R"("generation_prompt":"A","end_of_turn":"<e>","trim":false})";
-
 class EvaluateTest : public ProgramTest {
  protected:
   // The lines of a run over `tasks`, the summary last.
@@ -197,7 +192,7 @@ TEST_F(EvaluateTest, TurnsAreOfTheChatUnlessRaw) {
   const std::string turns = R"("turns": [{"prompt": "hi", "max_new_tokens": 0}, )"
                             R"({"prompt": "ho", "max_new_tokens": 0}]})";
   EXPECT_NE(Failure(R"({"id": 1, )" + turns, 1).find("\"raw\": true"), std::string::npos);
-  Put("turn_format.json", kFormat);
+  Put("turn_format.json", kTinyTurnFormat);
   const auto chat = Evaluate(R"({"id": 1, )" + turns);
   EXPECT_EQ(chat[0]["prompt_tokens"], 5);  // "Uhi\nA"
   EXPECT_EQ(chat[1]["prompt_tokens"], 9);  // "<e>\nUho\nA" without "<e>..."

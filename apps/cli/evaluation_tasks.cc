@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "answers/prompt_file.h"
+#include "base/lines.h"
 #include "carousel/error.h"
 
 namespace carousel {
@@ -105,9 +106,8 @@ EvaluationTask ReadTask(const json& object, std::int64_t line) {
 std::vector<EvaluationTask> ParseEvaluationTasks(std::string_view text) {
   std::vector<EvaluationTask> tasks;
   for (std::int64_t number = 1; !text.empty(); ++number) {
-    const std::string_view line = text.substr(0, text.find('\n'));
-    text.remove_prefix(std::min(text.size(), line.size() + 1));
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const std::string_view line = TakeLine(&text);
+    if (IsBlankLine(line)) continue;
     tasks.push_back(ReadTask(json::parse(line, nullptr, /*allow_exceptions=*/false), number));
   }
   if (tasks.empty()) Fail("holds no conversation; give one JSON object a line");

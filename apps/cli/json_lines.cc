@@ -38,11 +38,12 @@ void JsonLines::Begin() {
   if (!std::exchange(has_begun_, true) && IsRegularFile(fd_) && ftruncate(fd_, 0) != 0) Fail(errno);
 }
 
+std::string LineOf(const nlohmann::ordered_json& object) {
+  return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
 void JsonLines::Write(const nlohmann::ordered_json& object) {
-  // Text that is no UTF-8 cannot come this far, but a replacement character is better than an
-  // exception.
-  const std::string line =
-      object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  const std::string line = LineOf(object);
   Begin();
   if (const int error = AppendWhole(fd_, line); error != 0) Fail(error);
 }

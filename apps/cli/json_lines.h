@@ -7,6 +7,10 @@
 
 namespace carousel {
 
+// An object as such a line, its end included. Text that is no UTF-8 cannot come this far, but a
+// replacement character is better than an exception.
+std::string LineOf(const nlohmann::ordered_json& object);
+
 // Every line is out when Write returns. Errors are carousel::Error (kIo, field "json") and name the
 // file.
 class JsonLines {

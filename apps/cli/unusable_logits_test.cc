@@ -16,11 +16,6 @@
 namespace carousel {
 namespace {
 
-constexpr const char* kFormat =
-    R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"","begin_without_system":"",)"
-    R"("roles":{"user":{"before":"U","after":"\n"},"assistant":{"before":"A","after":"<e>\n"}},)"
-    R"("generation_prompt":"A","end_of_turn":"<e>","trim":false})";
-
 std::string Problem(const std::string& where, int tokens, const std::string& what) {
   return "carousel: --model: " + where + "after " + std::to_string(tokens) +
          " tokens of the sequence " + what +
@@ -91,7 +86,7 @@ TEST_F(UnusableLogitsTest, EndEvaluate) {
 }
 
 TEST_F(UnusableLogitsTest, AreToldInAChat) {
-  Put("turn_format.json", kFormat);
+  Put("turn_format.json", kTinyTurnFormat);
   poisoned_.poison = {.after_tokens = 5};  // "Uhi\nA"
   const int input = open(Put("input", "hi\n").c_str(), O_RDONLY);
   const int before = dup(STDIN_FILENO);

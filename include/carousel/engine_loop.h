@@ -29,7 +29,7 @@ class EngineLoop {
   RequestId Submit(SequenceId sequence, Request request, OutputCallback on_output) {
     return Call([&](Engine& engine) {
       const RequestId id = engine.Submit(sequence, std::move(request));
-      Listen(id, std::move(on_output));
+      Listen(sequence, id, std::move(on_output));
       return id;
     });
   }
@@ -68,7 +68,7 @@ class EngineLoop {
   // Runs `work` between steps; on the loop's thread at once.
   virtual void Post(std::function<void(Engine&)> work) = 0;
   // On the loop's thread.
-  virtual void Listen(RequestId request, OutputCallback on_output) = 0;
+  virtual void Listen(SequenceId sequence, RequestId request, OutputCallback on_output) = 0;
   virtual void Forget(SequenceId sequence) = 0;
 };
 

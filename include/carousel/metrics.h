@@ -86,7 +86,7 @@ struct EngineMetrics {
   std::int64_t cache_bytes = 0;       // of blocks in use
   std::int64_t reserved_bytes = 0;    // that the pools hold
   std::int64_t limit_bytes = 0;       // of the pools; 0: none
-  std::int64_t checkpoints = 0;       // of prompts' beginnings, now
+  std::int64_t checkpoints = 0;       // of prompts' beginnings and marks, now
   std::int64_t checkpoint_bytes = 0;  // that they may hold of the pools and beside them, at most
   std::int64_t reused_tokens = 0;     // of prompts, ever: not read, since a checkpoint had them
   std::int64_t checkpoint_hits = 0;   // requests that began at one, ever

@@ -30,25 +30,17 @@
 namespace carousel {
 namespace {
 
-StepOutput FailureOf(const OpenSequence& open) {
+StepOutput OutputOf(const OpenSequence& open, StepResult result) {
   return {.sequence = open.id,
           .request = open.request,
-          .result = {},
-          .failure = std::current_exception()};
+          .result = std::move(result),
+          .failure = nullptr};
 }
 
-[[noreturn]] void FailMoveIn() {
-  throw Error(ErrorCode::kOutOfMemory, "limit_bytes",
-              "the pools have no room for the sequence, which was moved out of them; raise the "
-              "limit, or close other sequences");
-}
-
-StepOutput FailureToMoveIn(const OpenSequence& open) {
-  try {
-    FailMoveIn();
-  } catch (...) {
-    return FailureOf(open);
-  }
+Error NoRoomToComeBack() {
+  return {ErrorCode::kOutOfMemory, "limit_bytes",
+          "the pools have no room for the sequence, which was moved out of them; raise the "
+          "limit, or close other sequences"};
 }
 
 class EngineImpl final : public Engine {
@@ -109,6 +101,9 @@ class EngineImpl final : public Engine {
   OpenSequence& At(SequenceId sequence);
   const OpenSequence& At(SequenceId sequence) const;
 
+  void ComeBack(OpenSequence* sequence);
+  void AddFailure(OpenSequence* sequence, std::exception_ptr failure,
+                  std::vector<StepOutput>* outputs);
   void EndSome(std::vector<StepOutput>* outputs);
   void Admit(std::vector<StepOutput>* outputs);
   void CountToken(OpenSequence* sequence);
@@ -151,9 +146,8 @@ class EngineImpl final : public Engine {
 // `config` with nothing left open. Probes the model when something may be evicted.
 EngineSettings EngineImpl::Settle(const EngineConfig& config) {
   Validate(config);
-  if (!config.eviction) return carousel::Settle(model_->spec(), config, RopeProbeResult{});
-  if (!probe_) probe_ = ProbeFor(*model_, config);
-  return carousel::Settle(model_->spec(), config, *probe_);
+  if (config.eviction && !probe_) probe_ = ProbeFor(*model_, config);
+  return carousel::Settle(model_->spec(), config, probe_.value_or(RopeProbeResult{}));
 }
 
 void EngineImpl::SettleScheduler() {
@@ -244,6 +238,11 @@ std::unique_ptr<SequenceRun> EngineImpl::ForkOf(const SequenceRun& run) {
   }
 }
 
+// Who is to be forked has its blocks in the pools.
+void EngineImpl::ComeBack(OpenSequence* open) {
+  if (open->is_moved_out() && !room_.MoveIn(open)) throw NoRoomToComeBack();
+}
+
 const SequenceRun& EngineImpl::AtCheckpoint(CheckpointId checkpoint) const {
   const auto found = checkpoints_.find(checkpoint);
   CAROUSEL_CHECK(found != checkpoints_.end());
@@ -252,7 +251,7 @@ const SequenceRun& EngineImpl::AtCheckpoint(CheckpointId checkpoint) const {
 
 CheckpointId EngineImpl::Mark(SequenceId sequence) {
   OpenSequence& open = At(sequence);
-  if (open.is_moved_out() && !room_.MoveIn(&open)) FailMoveIn();
+  ComeBack(&open);
   const CheckpointId id{next_checkpoint_};
   checkpoints_.try_emplace(id, ForkOf(open.run()));
   ++next_checkpoint_;
@@ -272,7 +271,7 @@ SequenceId EngineImpl::Fork(CheckpointId checkpoint) {
 
 SequenceId EngineImpl::Fork(SequenceId sequence) {
   OpenSequence& open = At(sequence);
-  if (open.is_moved_out() && !room_.MoveIn(&open)) FailMoveIn();
+  ComeBack(&open);
   return Adopt(ForkOf(open.run()));
 }
 
@@ -322,15 +321,22 @@ void EngineImpl::EndSome(std::vector<StepOutput>* outputs) {
       reason = FinishReason::kExpired;
     }
     if (reason == FinishReason::kNone) continue;
-    outputs->push_back({.sequence = open->id,
-                        .request = open->request,
-                        .result = open->run().End(reason),
-                        .failure = nullptr});
+    outputs->push_back(OutputOf(*open, open->run().End(reason)));
     line_.Leave(open);
   }
 }
 
 // --- A step --------------------------------------------------------------------------------------
+
+// For this sequence the step has not been. The others have their turn first.
+void EngineImpl::AddFailure(OpenSequence* open, std::exception_ptr failure,
+                            std::vector<StepOutput>* outputs) {
+  open->last_step = step_;
+  outputs->push_back({.sequence = open->id,
+                      .request = open->request,
+                      .result = {},
+                      .failure = std::move(failure)});
+}
 
 // Lets the first of those that wait run. One that was moved out waits until another request has
 // ended, or it would only be moved out again.
@@ -341,7 +347,8 @@ void EngineImpl::Admit(std::vector<StepOutput>* outputs) {
     if (first->is_moved_out()) {
       if (!is_alone && first->requests_ended == line_.ended()) return;
       const bool is_in = is_alone ? room_.MoveInAlone(first) : room_.MoveIn(first);
-      if (!is_in && is_alone) outputs->push_back(FailureToMoveIn(*first));
+      if (!is_in && is_alone)
+        AddFailure(first, std::make_exception_ptr(NoRoomToComeBack()), outputs);
       if (!is_in) return;
     } else {
       first->chain = ChainOfRequest(prefixes_, first->run());
@@ -371,10 +378,7 @@ std::set<OpenSequence*> EngineImpl::ChooseAtOnce(std::vector<StepOutput>* output
     open->last_step = step_;
     done.insert(open);
     CountToken(open);
-    outputs->push_back({.sequence = open->id,
-                        .request = open->request,
-                        .result = open->run().ChooseAtOnce(),
-                        .failure = nullptr});
+    outputs->push_back(OutputOf(*open, open->run().ChooseAtOnce()));
     if (open->run().HasRequest()) continue;
     line_.Leave(open);
   }
@@ -437,12 +441,10 @@ void EngineImpl::Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput
           room_.MoveOut(open);
           line_.Wait(open);
         } else {
-          outputs->push_back(FailureOf(*open));
-          open->last_step = step_;  // the others have their turn first
+          AddFailure(open, std::current_exception(), outputs);
         }
       } catch (...) {
-        outputs->push_back(FailureOf(*open));
-        open->last_step = step_;  // the others have their turn first
+        AddFailure(open, std::current_exception(), outputs);
       }
       break;
     }
@@ -470,8 +472,7 @@ std::span<const float> EngineImpl::Forward(std::vector<OpenSequence*>* moving,
   } catch (...) {
     for (OpenSequence* open : *moving) {
       open->run().Abandon();
-      outputs->push_back(FailureOf(*open));
-      open->last_step = step_;  // the others have their turn first
+      AddFailure(open, std::current_exception(), outputs);
     }
     moving->clear();
     return {};
@@ -495,8 +496,7 @@ void EngineImpl::Read(std::span<const float> logits, std::vector<OpenSequence*>*
       return false;
     } catch (...) {
       open->run().Abandon();
-      outputs->push_back(FailureOf(*open));
-      open->last_step = step_;  // the others have their turn first
+      AddFailure(open, std::current_exception(), outputs);
       return true;
     }
   });
@@ -511,13 +511,9 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
       metrics_.evicted_tokens += result.evicted_tokens;
       if (result.sampled) CountToken(open);
       open->last_step = step_;
-      outputs->push_back({.sequence = open->id,
-                          .request = open->request,
-                          .result = std::move(result),
-                          .failure = nullptr});
+      outputs->push_back(OutputOf(*open, std::move(result)));
     } catch (...) {
-      outputs->push_back(FailureOf(*open));
-      open->last_step = step_;  // the others have their turn first
+      AddFailure(open, std::current_exception(), outputs);
     }
     if (open->chain && !KeepCheckpoint(*open->chain, &prefixes_, open->run())) open->chain.reset();
     if (open->run().HasRequest()) continue;

@@ -6,7 +6,6 @@
 #include <map>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 namespace carousel {
 namespace {
@@ -37,14 +36,21 @@ class EngineLoopImpl final : public EngineLoop {
     wake_.notify_one();
   }
 
-  void Listen(RequestId request, OutputCallback on_output) override {
-    callbacks_[request] = std::move(on_output);
+  void Listen(SequenceId sequence, RequestId request, OutputCallback on_output) override {
+    listeners_[request] = {.sequence = sequence, .on_output = std::move(on_output)};
   }
 
-  // Its callback's request is not known here, so all whose request has ended are dropped.
-  void Forget(SequenceId sequence) override { closed_.push_back(sequence); }
+  void Forget(SequenceId sequence) override {
+    std::erase_if(listeners_,
+                  [&](const auto& listener) { return listener.second.sequence == sequence; });
+  }
 
  private:
+  struct Listener {
+    SequenceId sequence;
+    OutputCallback on_output;
+  };
+
   // What has come in; waits for something while there is nothing to do. False: the loop stops.
   bool TakeInbox(std::deque<std::function<void(Engine&)>>* taken) {
     std::unique_lock lock(mutex_);
@@ -60,29 +66,24 @@ class EngineLoopImpl final : public EngineLoop {
       for (const auto& work : taken) work(*engine_);  // those who wait for it wait no longer
       if (!goes_on) return;
       if (!engine_->HasWork()) continue;
-      closed_.clear();
       for (const StepOutput& output : engine_->Step()) Deliver(output);
     }
   }
 
   void Deliver(const StepOutput& output) {
-    for (const SequenceId closed : closed_) {
-      if (closed == output.sequence) return;
-    }
-    const auto found = callbacks_.find(output.request);
-    if (found == callbacks_.end()) return;
+    const auto found = listeners_.find(output.request);
+    if (found == listeners_.end()) return;
     const bool is_last =
         output.failure != nullptr || output.result.finish_reason != FinishReason::kNone;
     if (output.failure != nullptr) engine_->Cancel(output.request);
     // The callback may ask for something else, or close the sequence.
-    const OutputCallback callback = is_last ? std::move(found->second) : found->second;
-    if (is_last) callbacks_.erase(found);
-    callback(output);
+    const OutputCallback on_output = found->second.on_output;
+    if (is_last) listeners_.erase(found);
+    on_output(output);
   }
 
   std::unique_ptr<Engine> engine_;
-  std::map<RequestId, OutputCallback> callbacks_;  // of the loop's thread
-  std::vector<SequenceId> closed_;                 // likewise: since the last step began
+  std::map<RequestId, Listener> listeners_;  // of the loop's thread
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void(Engine&)>> inbox_;

@@ -3,7 +3,6 @@
 // never fail.
 #include <gtest/gtest.h>
 
-#include <random>
 #include <string>
 
 #include "carousel/error.h"
@@ -13,23 +12,10 @@
 #include "testing/failing_model.h"
 #include "testing/poisoned_model.h"
 #include "testing/random_cases.h"
+#include "testing/random_draws.h"
 
 namespace carousel {
 namespace {
-
-using Generator = std::mt19937_64;
-
-std::int64_t Pick(Generator* generator, std::int64_t least, std::int64_t most) {
-  return least +
-         static_cast<std::int64_t>((*generator)() % static_cast<std::uint64_t>(most - least + 1));
-}
-
-std::vector<TokenId> Tokens(Generator* generator, std::int64_t count) {
-  std::vector<TokenId> tokens;
-  for (std::int64_t i = 0; i < count; ++i)
-    tokens.push_back(static_cast<TokenId>((*generator)() % 61));
-  return tokens;
-}
 
 TinyModelOptions RandomModel(Generator* generator) {
   TinyModelOptions model{.layers = 3, .trained_window = Pick(generator, 240, 600)};

@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,23 +17,10 @@
 #include "eviction/registry.h"
 #include "testing/failing_model.h"
 #include "testing/random_cases.h"
+#include "testing/random_draws.h"
 
 namespace carousel {
 namespace {
-
-using Generator = std::mt19937_64;
-
-std::int64_t Pick(Generator* generator, std::int64_t least, std::int64_t most) {
-  return least +
-         static_cast<std::int64_t>((*generator)() % static_cast<std::uint64_t>(most - least + 1));
-}
-
-std::vector<TokenId> Tokens(Generator* generator, std::int64_t count) {
-  std::vector<TokenId> tokens;
-  for (std::int64_t i = 0; i < count; ++i)
-    tokens.push_back(static_cast<TokenId>((*generator)() % 61));
-  return tokens;
-}
 
 EngineConfig SmallConfig() {
   EngineConfig config;

@@ -4,29 +4,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/mix.h"
+
 namespace carousel {
-namespace {
-
-// SplitMix64's last step (Steele et al. 2014). Who is found is compared, so it need not be safe.
-std::uint64_t Mix(std::uint64_t hash, std::uint64_t value) {
-  hash = (hash ^ value) + 0x9e3779b97f4a7c15ULL;
-  hash = (hash ^ (hash >> 30U)) * 0xbf58476d1ce4e5b9ULL;
-  hash = (hash ^ (hash >> 27U)) * 0x94d049bb133111ebULL;
-  return hash ^ (hash >> 31U);
-}
-
-}  // namespace
-
 PrefixChain PrefixIndex::ChainOf(const SharedCache* shared, const Request& request) {
   PrefixChain chain{.shared = shared, .chain = {}};
   std::uint64_t hash = reinterpret_cast<std::uintptr_t>(shared);
   for (const TokenSpan& span : request.pinned) {
-    hash = Mix(hash, static_cast<std::uint64_t>(span.begin));
-    hash = Mix(hash, static_cast<std::uint64_t>(span.end));
+    hash = Mix(hash ^ static_cast<std::uint64_t>(span.begin));
+    hash = Mix(hash ^ static_cast<std::uint64_t>(span.end));
   }
   const std::int64_t block_size = shared->block_size();
   for (std::int64_t i = 0; i < std::ssize(request.prompt); ++i) {
-    hash = Mix(hash, static_cast<std::uint64_t>(request.prompt[static_cast<std::size_t>(i)]));
+    hash = Mix(hash ^ static_cast<std::uint64_t>(request.prompt[static_cast<std::size_t>(i)]));
     if ((i + 1) % block_size == 0) chain.chain.push_back(hash);
   }
   return chain;

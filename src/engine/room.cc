@@ -56,14 +56,11 @@ OpenSequence* Room::LastBehind(const std::vector<OpenSequence*>& line, const Ope
 
 bool Room::FreeSomeFor(OpenSequence* needy, std::vector<OpenSequence*>* moving) {
   if (prefixes_.DropOldest()) return true;
-  if (OpenSequence* idle = LeastRecentlyUsed(); idle != nullptr) {
-    MoveOut(idle);
-    idle->requests_ended = -1;  // it may come back as soon as it has a request
-    return true;
-  }
-  if (OpenSequence* waits = LastBehind(line_.waiting(), *needy); waits != nullptr) {
-    MoveOut(waits);
-    waits->requests_ended = -1;
+  OpenSequence* still = LeastRecentlyUsed();
+  if (still == nullptr) still = LastBehind(line_.waiting(), *needy);
+  if (still != nullptr) {
+    MoveOut(still);
+    still->requests_ended = -1;  // it may come back as soon as its turn comes
     return true;
   }
   OpenSequence* last = LastBehind(line_.running(), *needy);

@@ -5,17 +5,11 @@
 
 #include <algorithm>
 #include <map>
-#include <random>
+
+#include "testing/random_draws.h"
 
 namespace carousel {
 namespace {
-
-using Generator = std::mt19937_64;
-
-std::int64_t Pick(Generator* generator, std::int64_t least, std::int64_t most) {
-  return least +
-         static_cast<std::int64_t>((*generator)() % static_cast<std::uint64_t>(most - least + 1));
-}
 
 TEST(ChooseRunning, AnswersMoveBesideOneChunk) {
   const std::vector<Runnable> running = {{.rows = 30, .is_prompt = true, .last_step = 4},

@@ -63,13 +63,15 @@ SequenceRun::SequenceRun(const SequenceRun& from)
       next_logits_(from.next_logits_),
       metrics_(from.metrics_) {
   CAROUSEL_CHECK(!from.running_.has_value());
-  from.RefuseBroken();
+}
+
+void FailHalfDone() {
+  throw Error(ErrorCode::kOutOfMemory, "sequence",
+              "there was no memory to finish the last step; reset the sequence first");
 }
 
 void SequenceRun::RefuseBroken() const {
-  if (!broken_) return;
-  throw Error(ErrorCode::kOutOfMemory, "sequence",
-              "there was no memory to finish the last step; reset the sequence first");
+  if (broken_) FailHalfDone();
 }
 
 void SequenceRun::Submit(Request request) {

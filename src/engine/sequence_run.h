@@ -31,11 +31,15 @@ struct StepRows {
   void Clear();
 };
 
+// Throws the carousel::Error of a sequence whose commit failed half-way: it must be reset.
+[[noreturn]] void FailHalfDone();
+
 class SequenceRun {
  public:
   // Both outlive it.
   SequenceRun(SharedCache* shared, const ModelSpec* spec);
-  // A fork of one without a step at hand and without a request. Throws as Sequence does.
+  // A fork of one without a step at hand, without a request and not broken. Throws as Sequence
+  // does.
   SequenceRun(const SequenceRun& from);
   SequenceRun& operator=(const SequenceRun&) = delete;
 

@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "carousel/engine.h"
-#include "carousel/error.h"
+#include "engine/sequence_run.h"
 
 namespace carousel {
 namespace {
@@ -28,10 +28,8 @@ class SingleSequenceEngineImpl final : public SingleSequenceEngine {
   bool HasWork() const override { return engine_->HasWork(sequence_); }
 
   StepResult Step() override {
-    if (engine_->metrics(sequence_).needs_reset) {
-      throw Error(ErrorCode::kOutOfMemory, "sequence",
-                  "there was no memory to finish the last step; reset the sequence first");
-    }
+    // A broken sequence has no request.
+    if (!HasWork() && engine_->metrics(sequence_).needs_reset) FailHalfDone();
     CAROUSEL_CHECK(HasWork());
     if (cancelled_.exchange(false)) engine_->Cancel(request_);
     std::vector<StepOutput> outputs = engine_->Step();

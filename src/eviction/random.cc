@@ -2,18 +2,11 @@
 // The control: a uniform sample of the stream. Each block draws one number when it comes and the
 // lowest go, so that old and new blocks have the same chance (Vitter 1985, "Random Sampling with a
 // Reservoir").
+#include "base/mix.h"
 #include "eviction/registry.h"
 
 namespace carousel {
 namespace {
-
-// SplitMix64 (Steele, Lea, Flood 2014): every bit of the input moves every bit of the output.
-std::uint64_t Mix(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
-}
 
 class Random final : public Policy {
  public:

@@ -21,6 +21,12 @@
 
 namespace carousel {
 
+// The chat template of its models' folders, for tests that put one there.
+inline constexpr const char* kTinyTurnFormat =
+    R"({"format":"carousel-turn-format","version":1,"reducible":true,"begin":"","begin_without_system":"",)"
+    R"("roles":{"user":{"before":"U","after":"\n"},"assistant":{"before":"A","after":"<e>\n"}},)"
+    R"("generation_prompt":"A","end_of_turn":"<e>","trim":false})";
+
 class TinyBackend : public Backend {
  public:
   std::unique_ptr<Model> LoadModel(const ModelFlags& flags) override {
