@@ -22,8 +22,8 @@ from quality.text import Tokens, help_topics
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 3600
-LENGTHS = (200, 600, 1500, 3000, 5000)
-# A prompt of some 2,000 characters and more evicts.
+LENGTHS = (200, 500, 1000, 2500, 3500, 5000)
+# A prompt of 2,500 characters and more evicts.
 CACHE = ["--max-cache-size", "512", "--recent-size", "128"]
 
 
