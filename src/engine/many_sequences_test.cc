@@ -394,28 +394,47 @@ TEST_F(InvariantPasses, FailForTheirOwn) {
   for (const StepOutput& output : engine_->Step()) EXPECT_TRUE(output.result.sampled);
 }
 
+// Logits of an answer beside so many others, with a model that rounds by a pass's rows.
+std::vector<float> LogitsBeside(std::int64_t others, bool batch_invariant, std::int64_t guesses,
+                                std::int64_t* accepted = nullptr) {
+  EngineConfig config = SmallConfig();
+  config.scheduler.batch_invariant = batch_invariant;
+  const auto engine = Engine::Create(SmallModel(/*rounds=*/true), config);
+  const auto asking = [&](std::int64_t tokens, std::int64_t answer) {
+    Request request = Asking(tokens, answer);
+    request.sampling.max_draft_tokens = guesses;
+    request.keep_logits = true;
+    return request;
+  };
+  const SequenceId sequence = engine->Open();
+  engine->Submit(sequence, asking(20, 30));
+  for (std::int64_t i = 0; i < others; ++i) engine->Submit(engine->Open(), asking(30, 20));
+  std::vector<float> logits;
+  while (engine->HasWork(sequence)) {
+    for (const StepOutput& output : engine->Step()) {
+      if (output.sequence != sequence || !output.result.sampled) continue;
+      logits.insert(logits.end(), output.result.logits.begin(), output.result.logits.end());
+    }
+  }
+  if (accepted != nullptr) *accepted = engine->metrics(sequence).accepted_tokens;
+  return logits;
+}
+
 // Or the tests above would show nothing.
 TEST(Engine, ProductsThatRoundByTheirSizeTellWhoRunsBeside) {
-  const auto last_logits = [](std::int64_t others, bool batch_invariant) {
-    EngineConfig config = SmallConfig();
-    config.scheduler.batch_invariant = batch_invariant;
-    const auto engine = Engine::Create(SmallModel(/*rounds=*/true), config);
-    Request request = Asking(20, 4);
-    request.keep_logits = true;
-    const SequenceId sequence = engine->Open();
-    engine->Submit(sequence, request);
-    for (std::int64_t i = 0; i < others; ++i) engine->Submit(engine->Open(), Asking(30, 3));
-    std::vector<float> logits;
-    while (engine->HasWork(sequence)) {
-      for (StepOutput& output : engine->Step()) {
-        if (output.sequence == sequence && output.result.sampled)
-          logits = std::move(output.result.logits);
-      }
-    }
-    return logits;
-  };
-  EXPECT_NE(last_logits(0, false), last_logits(3, false));
-  EXPECT_EQ(last_logits(0, true), last_logits(3, true));
+  EXPECT_NE(LogitsBeside(0, false, 0), LogitsBeside(3, false, 0));
+  EXPECT_EQ(LogitsBeside(0, true, 0), LogitsBeside(3, true, 0));
+}
+
+// How many guess, and how far, hangs on the others; what comes of it does not.
+TEST(Engine, GuessesRoundAlikeAsWell) {
+  const std::vector<float> plain = LogitsBeside(0, true, 0);
+  std::int64_t accepted = 0;
+  EXPECT_EQ(LogitsBeside(0, true, 12, &accepted), plain);
+  EXPECT_GT(accepted, 0);
+  EXPECT_EQ(LogitsBeside(2, true, 12), plain);
+  EXPECT_EQ(LogitsBeside(5, true, 12), plain);
+  EXPECT_NE(LogitsBeside(0, false, 12), LogitsBeside(0, false, 0));
 }
 
 TEST(Engine, RowsThatAreTooFewAreRefused) {

@@ -10,7 +10,8 @@
 namespace carousel {
 
 // How many rows such answers' passes always have, padding included. As many answers share a pass.
-// Fewer cost those less that run alone, more cost those less that are many (decision 23).
+// Fewer cost those less that run alone, more cost those less that are many (decision 23). No answer
+// has more rows in a step: it guesses that many ahead at most.
 inline constexpr std::int64_t kInvariantRows = 4;
 
 // Runs the model a few times, always in kInvariantRows rows: the same tokens in other rows, beside
