@@ -21,6 +21,7 @@ constexpr const char* kBenchFooter = R"(
 Examples:
   carousel bench attention --contexts 512,4096 --kv-types f16,int8
   carousel bench model --contexts 512,2048 --max-cache-size off,672
+  carousel bench rows --rows 1,4,16
   carousel bench serve --concurrency 1,4,16
   carousel bench sampler)";
 
@@ -60,6 +61,17 @@ Examples:
     --kv-type-v int8
   carousel bench model --contexts 256 --max-cache-size off --decode-tokens 256 \
     --sampling greedy,chat)";
+
+constexpr const char* kRowsFooter = R"(
+A step of so many rows is one token of each of as many answers, each in a sequence of its own that has read
+--context random tokens. Numbers of rows take turns; every run begins at the same context, and a warm-up round is
+dropped. A run's time is the median of its steps. It is held against one row in the same round: 4 rows in 1.5 times
+the time of one give 4 / 1.5 times as many tokens in a second.
+
+Examples:
+  carousel bench rows
+  carousel bench rows --rows 1,2,4,8 --context 1024 --max-cache-size 512 --json rows.jsonl
+  carousel bench rows --rows 1,4,16 --batch-invariant on)";
 
 constexpr const char* kServeFooter = R"(
 Answers the same requests at each concurrency, which is how many are at work at once; more wait in line. Prompts
@@ -292,6 +304,44 @@ class BenchModelCommand : public CommandDefinition {
   ConfigDraft cache_;
 };
 
+class BenchRowsCommand : public CommandDefinition {
+ public:
+  explicit BenchRowsCommand(CLI::App* app) : CommandDefinition(app) {
+    flags().Heading("Work");
+    flags().Integers(
+        {"--rows", "N,...",
+         fmt::format("Rows of a step; one is always among them (default {})",
+                     fmt::join(target_.rows, ","))},
+        {1, kMostRequests}, &target_.rows);
+    flags().Integer({"--context", "N",
+                     fmt::format("Tokens that each sequence has read (default {})",
+                                 target_.context)},
+                    {1, 1 << 20}, &target_.context);
+    flags().Integer({"--steps", "N", fmt::format("Steps of a run (default {})", target_.steps)},
+                    {1, 1 << 20}, &target_.steps);
+    AddRoundsFlag(&flags(), &target_.rounds);
+    AddModelFlags(&flags(), &target_.model);
+    AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+    AddBatchInvariantFlag(&flags(), &cache_);
+    AddOutputFlags(&flags(), &target_.json);
+  }
+
+  Invocation Settle(const Environment& environment) override {
+    flags().Apply(environment);
+    Invocation invocation;
+    invocation.labels = ModelLabels(flags());
+    target_.config = CheckedConfig(cache_, invocation.labels);
+    RefuseEmpty(flags(), "--model", target_.model.directory);
+    RefuseEmpty(flags(), "--json", target_.json);
+    invocation.command = target_;
+    return invocation;
+  }
+
+ private:
+  BenchRowsFlags target_;
+  ConfigDraft cache_;
+};
+
 class BenchServeCommand : public CommandDefinition {
  public:
   explicit BenchServeCommand(CLI::App* app) : CommandDefinition(app) {
@@ -314,6 +364,7 @@ class BenchServeCommand : public CommandDefinition {
     flags().OptionalText({"--load", "FILE", "The requests are in this file"}, &target_.load_file);
     AddModelFlags(&flags(), &target_.model);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+    AddBatchInvariantFlag(&flags(), &cache_);
     AddOutputFlags(&flags(), &target_.json);
   }
 
@@ -389,7 +440,7 @@ class BenchSamplerCommand : public CommandDefinition {
 
 void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinition>>* commands) {
   CLI::App* bench = AddCommand(
-      program, "bench", "Measure how fast attention, models, many requests and sampling are here",
+      program, "bench", "Measure how fast attention, models, steps of many answers, many requests and sampling are",
       kBenchFooter);
   bench->require_subcommand(0, 1);
   commands->push_back(Define<BenchAttentionCommand>(
@@ -397,6 +448,8 @@ void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinitio
       kAttentionFooter));
   commands->push_back(Define<BenchModelCommand>(
       bench, "model", "Time prompt and decode of a model in different caches", kModelFooter));
+  commands->push_back(Define<BenchRowsCommand>(
+      bench, "rows", "Time a step of one token by the number of answers in it", kRowsFooter));
   commands->push_back(Define<BenchServeCommand>(
       bench, "serve", "Answer many requests side by side, and time each", kServeFooter));
   commands->push_back(Define<BenchSamplerCommand>(

@@ -44,6 +44,16 @@ struct BenchModelFlags {
   std::string json;
 };
 
+struct BenchRowsFlags {
+  ModelFlags model;
+  EngineConfig config;
+  std::vector<std::int64_t> rows = {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32};
+  std::int64_t context = 256;  // tokens of each sequence
+  std::int64_t steps = 8;      // of a run
+  std::int64_t rounds = 7;
+  std::string json;
+};
+
 // Ends included.
 struct LengthRange {
   std::int64_t least = 0;

@@ -243,6 +243,7 @@ ordered_json Line(const ServeResult& result, const RequestLoad& load, std::int64
       {"concurrency", concurrency},
       {"requests", load.size()},
       {"max_cache_size", nullptr},
+      {"batch_invariant", config.scheduler.batch_invariant},
       {"prompt_tokens", prompt_tokens},
       {"new_tokens", new_tokens},
       {"seconds", result.seconds},
@@ -291,8 +292,8 @@ int RunBenchServe(const BenchServeFlags& flags, Backend* backend, Console* conso
   std::string lines;
   for (const std::int64_t concurrency : flags.concurrency) {
     EngineConfig config = flags.config;
-    config.scheduler = {.max_running = concurrency,
-                        .max_waiting = static_cast<std::int64_t>(load.size())};
+    config.scheduler.max_running = concurrency;
+    config.scheduler.max_waiting = static_cast<std::int64_t>(load.size());
     const auto engine = Engine::Create(std::make_unique<BorrowedModel>(model.get()), config);
     const RequestLoad warm_up = WarmUpOf(load);
     Serving(engine.get(), warm_up, &progress).Run();

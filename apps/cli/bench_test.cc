@@ -91,11 +91,11 @@ TEST(BenchFlags, ChatSamplesAsTheChatDoes) {
 }
 
 TEST(BenchFlags, SayWhatIsWrong) {
-  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or serve or sampler");
+  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or rows or serve or sampler");
   EXPECT_EQ(Problem({"bench", "memory"}),
-            "memory: unknown after bench; use attention or model or serve or sampler");
+            "memory: unknown after bench; use attention or model or rows or serve or sampler");
   EXPECT_EQ(Problem({"bench", "--rounds", "3"}),
-            "--rounds: unknown after bench; use attention or model or serve or sampler");
+            "--rounds: unknown after bench; use attention or model or rows or serve or sampler");
   EXPECT_EQ(Problem({"bench", "attention", "--context", "64"}),
             "--context: unknown flag; did you mean --contexts?");
   EXPECT_EQ(Problem({"bench", "attention", "64"}),
@@ -207,6 +207,33 @@ TEST_F(ProgramTest, BenchModelTimesEachCache) {
   }
 }
 
+TEST_F(ProgramTest, BenchRowsHoldsStepsAgainstOneRow) {
+  for (const std::string invariant : {"off", "on"}) {
+    const ProgramResult result =
+        Run({"bench", "rows", "--rows", "4,2", "--context", "70", "--steps", "3", "--rounds", "2",
+             "--batch-invariant", invariant, "--json", Path("out.jsonl")});
+    ASSERT_EQ(result.status, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    EXPECT_THAT(result.out, HasSubstr("over one row"));
+    const std::vector<json> lines = Lines(Get("out.jsonl"));
+    ASSERT_EQ(lines.size(), 3U);
+    for (std::size_t i = 0; i < 3; ++i) {
+      const json& line = lines[i];
+      EXPECT_EQ(line["type"], "rows");
+      EXPECT_EQ(line["rows"], std::vector<int>({1, 2, 4})[i]);
+      EXPECT_EQ(line["batch_invariant"], invariant == "on");
+      EXPECT_GT(line["step_ms_least"], 0);
+      EXPECT_LE(line["step_ms_least"], line["step_ms"]);
+      EXPECT_LE(line["attention_ms"], line["forward_ms"]);
+      EXPECT_NEAR(line["tokens_per_s"].get<double>(),
+                  1e3 * line["rows"].get<double>() / line["step_ms"].get<double>(), 1e-6);
+    }
+    EXPECT_EQ(lines[0]["over_one_row"], 1.0);
+  }
+  EXPECT_EQ(Problem({"bench", "rows", "--rows", "0"}),
+            "--rows: 0 is too small; the least is 1");
+}
+
 TEST_F(ProgramTest, BenchModelHoldsSamplingAgainstGreedy) {
   const ProgramResult result = Run({"bench",
                                     "model",
@@ -276,7 +303,7 @@ TEST_F(ProgramTest, BenchModelTakesTokensFromAFile) {
 }
 
 TEST_F(ProgramTest, BenchRefusesAFileBeforeItMeasures) {
-  for (const std::string part : {"attention", "model", "sampler"}) {
+  for (const std::string part : {"attention", "model", "rows", "serve", "sampler"}) {
     const ProgramResult missing = RunExactly({"bench", part, "--json", "/no/file"});
     EXPECT_EQ(missing.status, 1);
     EXPECT_EQ(missing.out, "");

@@ -261,6 +261,7 @@ class GenerateCommand : public CommandDefinition {
         &target_.ignore_eos);
     AddLogprobsFlag(&flags(), &target_.sampling);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
+    AddBatchInvariantFlag(&flags(), &cache_);
     flags().Heading("Output");
     AddJsonFlag(&flags(), "Write a JSON summary there; -: standard output, without the text",
                 &target_.json);

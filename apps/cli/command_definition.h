@@ -30,7 +30,7 @@ class CommandDefinition {
   FlagSet flags_;
 };
 
-// Adds models, info, stream, generate, evaluate, batch, chat and the four of bench to `program`,
+// Adds models, info, stream, generate, evaluate, batch, chat and the five of bench to `program`,
 // which must outlive them.
 std::vector<std::unique_ptr<CommandDefinition>> DefineCommands(CLI::App* program);
 

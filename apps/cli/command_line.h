@@ -18,8 +18,8 @@ struct PrintText {
 
 struct Invocation {
   std::variant<PrintText, ModelsFlags, InfoFlags, StreamFlags, GenerateFlags, EvaluateFlags,
-               BatchFlags, ChatFlags, BenchAttentionFlags, BenchModelFlags, BenchServeFlags,
-               BenchSamplerFlags>
+               BatchFlags, ChatFlags, BenchAttentionFlags, BenchModelFlags, BenchRowsFlags,
+               BenchServeFlags, BenchSamplerFlags>
       command;
   // How errors that come up later call the settings.
   FieldLabels labels;

@@ -17,6 +17,7 @@ int RunBatch(const BatchFlags& flags, Backend* backend, Console* console);
 int RunChat(const ChatFlags& flags, Backend* backend, Console* console);
 int RunBenchAttention(const BenchAttentionFlags& flags, Backend* backend, Console* console);
 int RunBenchModel(const BenchModelFlags& flags, Backend* backend, Console* console);
+int RunBenchRows(const BenchRowsFlags& flags, Backend* backend, Console* console);
 int RunBenchServe(const BenchServeFlags& flags, Backend* backend, Console* console);
 int RunBenchSampler(const BenchSamplerFlags& flags, Console* console);
 

@@ -74,6 +74,11 @@ void AddSchedulingFlags(FlagSet* flags, ConfigDraft* target) {
               [target](const Setting& setting) { target->NoteGiven(setting); });
 }
 
+void AddBatchInvariantFlag(FlagSet* flags, ConfigDraft* target) {
+  flags->Heading("Many at once");
+  flags->Add(*FindSetting("batch_invariant"), {.engine = &target->config}, {});
+}
+
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target) {
   flags->Heading("Sampling");
   flags->Integer(

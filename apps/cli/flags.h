@@ -100,6 +100,8 @@ void AddModelFlags(FlagSet* flags, ModelFlags* target);
 void AddCacheFlags(FlagSet* flags, CacheFlagChoice choice, ConfigDraft* target);
 // Of commands that answer many requests.
 void AddSchedulingFlags(FlagSet* flags, ConfigDraft* target);
+// Of others, whose answers are to be those.
+void AddBatchInvariantFlag(FlagSet* flags, ConfigDraft* target);
 // All but --logprobs, which --json alone shows.
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
 void AddLogprobsFlag(FlagSet* flags, SamplingFlags* target);

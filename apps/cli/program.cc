@@ -31,6 +31,8 @@ int Run(const Invocation& invocation, Backend* backend, Console* console) {
           return RunBenchAttention(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchModelFlags>)
           return RunBenchModel(flags, backend, console);
+        if constexpr (std::is_same_v<Flags, BenchRowsFlags>)
+          return RunBenchRows(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchServeFlags>)
           return RunBenchServe(flags, backend, console);
         if constexpr (std::is_same_v<Flags, BenchSamplerFlags>)

@@ -42,6 +42,9 @@ struct SchedulerConfig {
   std::int64_t max_waiting = 1024;  // more requests than run, in line for their turn; >= 0
   // Of a step, over all sequences; at least chunk_size + max_running. 0: that.
   std::int64_t max_rows = 0;
+  // An answer is the same bit for bit whoever runs beside it: each prompt's chunk has a pass of its
+  // own, and answers share passes of a fixed size (docs/decisions/0023-row-bodies.md has the cost).
+  bool batch_invariant = false;
   friend bool operator==(const SchedulerConfig&, const SchedulerConfig&) = default;
 };
 

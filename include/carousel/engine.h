@@ -6,7 +6,7 @@
 //
 // What a sequence forgets hangs on its own tokens and settings, never on who runs beside it. The
 // model's products may round otherwise with other rows beside: so an answer equals the answer alone
-// but for near ties.
+// but for near ties, and with SchedulerConfig::batch_invariant in every bit.
 //
 // One thread calls everything but Cancel, which any thread may call.
 #pragma once
@@ -41,7 +41,8 @@ class Engine {
   // Settles `config`, which sequences have unless they are opened with another, and probes the
   // model's RoPE where it must. Throws carousel::Error when the configuration is invalid or does
   // not fit the model (a rotation that the probe refuses, a cache beyond the trained window, memory
-  // for one sequence that is not to be had).
+  // for one sequence that is not to be had, batch_invariant with a model whose rows hang on those
+  // beside them).
   static std::unique_ptr<Engine> Create(std::unique_ptr<Model> model, const EngineConfig& config);
   virtual ~Engine() = default;
 
@@ -90,9 +91,10 @@ class Engine {
   // Ends a request at the next step, with kCancelled. Prompt tokens not yet read are dropped.
   // Nothing happens where it has ended. Any thread may call it.
   virtual void Cancel(RequestId request) = 0;
-  // One forward pass: for some sequences a chunk of the prompt, for others a token of the answer,
-  // or several where guesses were right; one output for each chunk and each token, a sequence's in
-  // order, and for each request that ended without a pass. Every answer that has
+  // One forward pass, with batch_invariant one or more: for some sequences a chunk of the prompt,
+  // for others a token of the answer, or several where guesses were right; one output for each
+  // chunk and each token, a sequence's in order, and for each request that ended without a pass. A
+  // pass that fails fails for those that were in it. Every answer that has
   // begun moves in every step. Of P prompts that are being read, each moves at least every P-th
   // step. Needs HasWork(). Throws std::bad_alloc alone, and the step has not been.
   virtual std::vector<StepOutput> Step() = 0;

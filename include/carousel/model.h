@@ -63,6 +63,9 @@ struct ForwardInput {
   std::span<const std::int64_t> position_ids;  // [tokens], written positions
   std::span<const std::int64_t> logit_rows;    // which rows' logits are wanted, ascending
   std::span<const RowRange> sequences;         // together all rows, in order; empty: all are one's
+  // The model runs at least so many rows, and as many of the logits, so that passes of fewer rows
+  // round alike. 0: as it likes. What rounds alike whatever it is given may ignore this.
+  std::int64_t least_rows = 0;
 };
 
 // The engine's attention, called by the model once per layer and step, layers in ascending order,

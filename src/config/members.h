@@ -6,6 +6,7 @@
 #include <optional>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -62,21 +63,34 @@ Place At(Value Owner::*member) {
   return Member<Value>(member);
 }
 
-// The place of an enum, as in ChoiceAt<&EvictionConfig::rotation>().
+// The place of what is as many as `names`, by their order.
 template <auto kMember>
-Place ChoiceAt() {
-  using Enum = std::remove_reference_t<decltype(*ValueIn(kMember, SettingsTarget{}))>;
-  return Choice{.names = EnumNames<Enum>(),
+Place ChoiceOf(std::vector<std::string_view> names) {
+  using Value = std::remove_reference_t<decltype(*ValueIn(kMember, SettingsTarget{}))>;
+  return Choice{.names = std::move(names),
                 .get = [](SettingsView from) -> std::ptrdiff_t {
-                  const Enum* const value = ValueIn(kMember, from);
+                  const Value* const value = ValueIn(kMember, from);
                   return value == nullptr ? -1 : static_cast<std::ptrdiff_t>(*value);
                 },
                 .set =
                     [](std::size_t index, SettingsTarget to) {
-                      Enum* const value = ValueIn(kMember, to);
-                      if (value != nullptr) *value = static_cast<Enum>(index);
+                      Value* const value = ValueIn(kMember, to);
+                      if (value != nullptr) *value = static_cast<Value>(index);
                       return value != nullptr;
                     }};
+}
+
+// The place of an enum, as in ChoiceAt<&EvictionConfig::rotation>().
+template <auto kMember>
+Place ChoiceAt() {
+  using Enum = std::remove_reference_t<decltype(*ValueIn(kMember, SettingsTarget{}))>;
+  return ChoiceOf<kMember>(EnumNames<Enum>());
+}
+
+// The place of a bool.
+template <auto kMember>
+Place SwitchAt() {
+  return ChoiceOf<kMember>({"off", "on"});
 }
 
 // The same of an enum that may be left to the engine, "auto".

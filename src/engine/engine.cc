@@ -22,6 +22,7 @@
 #include "engine/prompt_sharing.h"
 #include "engine/request_line.h"
 #include "engine/room.h"
+#include "engine/row_independence.h"
 #include "engine/scheduler.h"
 #include "engine/sequence_run.h"
 #include "engine/settings.h"
@@ -52,6 +53,7 @@ class EngineImpl final : public Engine {
         attention_(&memory_),
         prefixes_(own_settings_.config.checkpoint_bytes) {
     SettleScheduler();
+    if (IsPadded()) RequireIndependentRows(*model_);
     SharedOf(own_settings_)->Reserve();
   }
 
@@ -118,6 +120,14 @@ class EngineImpl final : public Engine {
   void Read(std::span<const float> logits, std::vector<OpenSequence*>* moving,
             std::vector<StepOutput>* outputs);
   void Commit(const std::vector<OpenSequence*>& moving, std::vector<StepOutput>* outputs);
+
+  // Whether passes of answers are padded, so that they round alike whoever is in them. A model that
+  // is given one sequence alone at a time needs no padding for that.
+  bool IsPadded() const {
+    return config().scheduler.batch_invariant && !model_->spec().one_sequence_per_step;
+  }
+  std::size_t CountForPass(std::span<OpenSequence* const> moving) const;
+  void RunPass(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs);
 
   std::unique_ptr<Model> model_;
   std::optional<RopeProbeResult> probe_;  // once somebody has had to know
@@ -437,7 +447,9 @@ void EngineImpl::Guess(const std::vector<OpenSequence*>& moving) {
   }
   std::int64_t left = std::min(rows, most);
   if (left <= 0) return;
-  const std::int64_t share = std::max<std::int64_t>(1, left / answers);
+  std::int64_t share = std::max<std::int64_t>(1, left / answers);
+  // So that how many guess beside it changes nothing of how an answer is rounded.
+  if (IsPadded()) share = std::min(share, kInvariantRows - 1);
   for (OpenSequence* open : moving) left -= open->run().Draft(std::min(left, share));
 }
 
@@ -474,6 +486,8 @@ void EngineImpl::Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput
 std::span<const float> EngineImpl::Forward(std::vector<OpenSequence*>* moving,
                                            std::vector<StepOutput>* outputs) {
   try {
+    const bool is_prompt = moving->front()->run().ReadsPrompt();
+    const std::int64_t least_rows = IsPadded() && !is_prompt ? kInvariantRows : 0;
     rows_.Clear();
     std::vector<Sequence*> sequences;
     for (OpenSequence* open : *moving) {
@@ -485,7 +499,8 @@ std::span<const float> EngineImpl::Forward(std::vector<OpenSequence*>* moving,
     const std::span<const float> logits = model_->Forward({.token_ids = rows_.token_ids,
                                                            .position_ids = rows_.position_ids,
                                                            .logit_rows = rows_.logit_rows,
-                                                           .sequences = rows_.sequences},
+                                                           .sequences = rows_.sequences,
+                                                           .least_rows = least_rows},
                                                           attention_);
     metrics_.forward_seconds += SecondsSince(begin);
     return logits;
@@ -544,6 +559,29 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
   }
 }
 
+// How many of the first of `moving`, answers before prompts, share the next pass: all, or where it
+// is padded, the answers that fill it, or one prompt.
+std::size_t EngineImpl::CountForPass(std::span<OpenSequence* const> moving) const {
+  if (!IsPadded()) return moving.size();
+  std::size_t count = 0;
+  std::int64_t rows = 0;
+  for (const OpenSequence* open : moving) {
+    rows += open->run().sequence().plan().tokens;
+    if (count > 0 && (open->run().ReadsPrompt() || rows > kInvariantRows)) break;
+    ++count;
+    if (open->run().ReadsPrompt()) break;
+  }
+  return count;
+}
+
+void EngineImpl::RunPass(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs) {
+  const std::span<const float> logits = Forward(moving, outputs);
+  if (moving->empty()) return;
+  ++metrics_.steps;
+  Read(logits, moving, outputs);
+  Commit(*moving, outputs);
+}
+
 std::vector<StepOutput> EngineImpl::Step() {
   CAROUSEL_CHECK(HasWork());
   std::vector<StepOutput> outputs;
@@ -552,13 +590,19 @@ std::vector<StepOutput> EngineImpl::Step() {
   Admit(&outputs);
   std::vector<OpenSequence*> moving = Choose(ChooseAtOnce(&outputs));
   outputs.reserve(outputs.size() + moving.size());
+  std::vector<OpenSequence*> pass;
+  pass.reserve(moving.size());  // what is planned must not be lost for want of memory
   Plan(&moving, &outputs);
-  if (moving.empty()) return outputs;
-  const std::span<const float> logits = Forward(&moving, &outputs);
-  if (moving.empty()) return outputs;
-  ++metrics_.steps;
-  Read(logits, &moving, &outputs);
-  Commit(moving, &outputs);
+  if (IsPadded()) {
+    std::stable_partition(moving.begin(), moving.end(),
+                          [](const OpenSequence* open) { return !open->run().ReadsPrompt(); });
+  }
+  for (std::span<OpenSequence* const> left = moving; !left.empty();) {
+    const std::size_t count = CountForPass(left);
+    pass.assign(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(count));
+    left = left.subspan(count);
+    RunPass(&pass, &outputs);
+  }
   return outputs;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many sequences in one engine, each against itself alone: same words, same logits, bit for bit on
-// a model that computes each row by itself.
+// a model that computes each row by itself, and on one that does not with batch_invariant.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -15,6 +15,7 @@
 #include "carousel/single_sequence_engine.h"
 #include "engine/tiny_model.h"
 #include "eviction/registry.h"
+#include "testing/crowded_model.h"
 #include "testing/failing_model.h"
 #include "testing/random_cases.h"
 #include "testing/random_draws.h"
@@ -96,17 +97,27 @@ struct Pair {
   bool has_failed = false;
 };
 
+// Computes each row by itself; or rounds by the number of a pass's rows, as real ones do.
+std::unique_ptr<Model> SmallModel(bool rounds) {
+  auto tiny = std::make_unique<TinyModel>(TinyModelOptions{});
+  if (!rounds) return tiny;
+  return std::make_unique<CrowdedModel>(std::move(tiny), Crowding::kByCount);
+}
+
 class ManySequences {
  public:
-  ManySequences(Generator* generator, std::int64_t pairs) : generator_(generator) {
+  // batch_invariant, with a model that needs it.
+  ManySequences(Generator* generator, std::int64_t pairs, bool batch_invariant)
+      : generator_(generator), batch_invariant_(batch_invariant) {
+    EngineConfig config = SmallConfig();
+    config.scheduler.batch_invariant = batch_invariant;
     engine_ = Engine::Create(
-        std::make_unique<FailingModel>(std::make_unique<TinyModel>(TinyModelOptions{}), &failure_),
-        SmallConfig());
+        std::make_unique<FailingModel>(SmallModel(batch_invariant), &failure_), config);
     for (std::int64_t i = 0; i < pairs; ++i) {
-      const EngineConfig config = RandomConfig(generator);
+      config = RandomConfig(generator);
+      config.scheduler.batch_invariant = batch_invariant;
       pairs_.push_back({.sequence = engine_->Open(config),
-                        .alone = SingleSequenceEngine::Create(
-                            std::make_unique<TinyModel>(TinyModelOptions{}), config),
+                        .alone = SingleSequenceEngine::Create(SmallModel(batch_invariant), config),
                         .request = {},
                         .has_failed = false});
     }
@@ -128,8 +139,10 @@ class ManySequences {
     }
     if (Pick(generator_, 0, 4) == 0) {
       failure_.layer = Pick(generator_, 0, 1);
+      // Of several passes, those of prompts alone.
+      if (batch_invariant_ && Pick(generator_, 0, 1) == 0) failure_.least_tokens = 9;
       Step();
-      failure_.layer.reset();
+      failure_ = {};
     }
     Step();
   }
@@ -172,6 +185,7 @@ class ManySequences {
   }
 
   Generator* generator_;
+  bool batch_invariant_;
   Failure failure_;
   std::unique_ptr<Engine> engine_;
   std::vector<Pair> pairs_;
@@ -179,17 +193,24 @@ class ManySequences {
   std::int64_t failures_ = 0;
 };
 
-TEST(ManySequences, EachIsAsIfAlone) {
-  Generator generator(11);
+void PlayMany(std::uint64_t seed, std::int64_t pairs, bool batch_invariant) {
+  Generator generator(seed);
   for (int scenario = 0; scenario < RandomCases(20); ++scenario) {
     SCOPED_TRACE(scenario);
-    ManySequences many(&generator, 8);
+    ManySequences many(&generator, pairs, batch_invariant);
     for (int act = 0; act < 200; ++act) {
       many.Act();
       if (::testing::Test::HasFailure()) return;
     }
     many.FinishAll();
   }
+}
+
+TEST(ManySequences, EachIsAsIfAlone) { PlayMany(11, 8, /*batch_invariant=*/false); }
+
+// More than share a pass.
+TEST(ManySequences, EachIsAsIfAloneWhereProductsRoundByTheirSize) {
+  PlayMany(12, 14, /*batch_invariant=*/true);
 }
 
 // --- One engine ----------------------------------------------------------------------------------
@@ -323,6 +344,97 @@ TEST(Histogram, CountsAtTheFirstBoundThatIsNotBelow) {
   EXPECT_EQ(histogram.counts[Histogram::kBounds.size() - 1], 1);
   EXPECT_EQ(histogram.counts.back(), 1);
   EXPECT_EQ(histogram.count(), 5);
+}
+
+// --- Passes that round alike ---------------------------------------------------------------------
+
+// Ten answers that have begun and two prompts, in an engine whose model notes its passes.
+class InvariantPasses : public ::testing::Test {
+ protected:
+  InvariantPasses() {
+    EngineConfig config = SmallConfig();
+    config.scheduler = {.max_running = 12, .max_rows = 64, .batch_invariant = true};
+    engine_ = Engine::Create(
+        std::make_unique<FailingModel>(
+            std::make_unique<CrowdedModel>(std::make_unique<TinyModel>(TinyModelOptions{}),
+                                           Crowding::kByCount, &passes_),
+            &failure_),
+        config);
+    for (int i = 0; i < 10; ++i) engine_->Submit(engine_->Open(), Asking(4, 50));
+    for (std::int64_t begun = 0; begun < 10;) {
+      for (const StepOutput& output : engine_->Step()) begun += output.result.sampled ? 1 : 0;
+    }
+    for (int i = 0; i < 2; ++i) engine_->Submit(engine_->Open(), Asking(16, 1));
+    passes_.clear();
+  }
+
+  std::vector<PassShape> passes_;
+  Failure failure_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(InvariantPasses, AreOfAnswersAndOfOnePromptEach) {
+  EXPECT_EQ(engine_->Step().size(), std::size_t{12});
+  const std::vector<PassShape> expected = {{.tokens = 4, .sequences = 4, .least_rows = 4},
+                                           {.tokens = 4, .sequences = 4, .least_rows = 4},
+                                           {.tokens = 2, .sequences = 2, .least_rows = 4},
+                                           {.tokens = 16, .sequences = 1, .least_rows = 0},
+                                           {.tokens = 16, .sequences = 1, .least_rows = 0}};
+  EXPECT_EQ(passes_, expected);
+}
+
+TEST_F(InvariantPasses, FailForTheirOwn) {
+  failure_ = {.layer = 1, .least_tokens = 9};
+  std::int64_t failed = 0;
+  std::int64_t said = 0;
+  for (const StepOutput& output : engine_->Step()) (output.failure ? failed : said) += 1;
+  EXPECT_EQ(failed, 2);
+  EXPECT_EQ(said, 10);
+  failure_ = {};
+  for (const StepOutput& output : engine_->Step()) EXPECT_TRUE(output.result.sampled);
+}
+
+// Logits of an answer beside so many others, with a model that rounds by a pass's rows.
+std::vector<float> LogitsBeside(std::int64_t others, bool batch_invariant, std::int64_t guesses,
+                                std::int64_t* accepted = nullptr) {
+  EngineConfig config = SmallConfig();
+  config.scheduler.batch_invariant = batch_invariant;
+  const auto engine = Engine::Create(SmallModel(/*rounds=*/true), config);
+  const auto asking = [&](std::int64_t tokens, std::int64_t answer) {
+    Request request = Asking(tokens, answer);
+    request.sampling.max_draft_tokens = guesses;
+    request.keep_logits = true;
+    return request;
+  };
+  const SequenceId sequence = engine->Open();
+  engine->Submit(sequence, asking(20, 30));
+  for (std::int64_t i = 0; i < others; ++i) engine->Submit(engine->Open(), asking(30, 20));
+  std::vector<float> logits;
+  while (engine->HasWork(sequence)) {
+    for (const StepOutput& output : engine->Step()) {
+      if (output.sequence != sequence || !output.result.sampled) continue;
+      logits.insert(logits.end(), output.result.logits.begin(), output.result.logits.end());
+    }
+  }
+  if (accepted != nullptr) *accepted = engine->metrics(sequence).accepted_tokens;
+  return logits;
+}
+
+// Or the tests above would show nothing.
+TEST(Engine, ProductsThatRoundByTheirSizeTellWhoRunsBeside) {
+  EXPECT_NE(LogitsBeside(0, false, 0), LogitsBeside(3, false, 0));
+  EXPECT_EQ(LogitsBeside(0, true, 0), LogitsBeside(3, true, 0));
+}
+
+// How many guess, and how far, hangs on the others; what comes of it does not.
+TEST(Engine, GuessesRoundAlikeAsWell) {
+  const std::vector<float> plain = LogitsBeside(0, true, 0);
+  std::int64_t accepted = 0;
+  EXPECT_EQ(LogitsBeside(0, true, 12, &accepted), plain);
+  EXPECT_GT(accepted, 0);
+  EXPECT_EQ(LogitsBeside(2, true, 12), plain);
+  EXPECT_EQ(LogitsBeside(5, true, 12), plain);
+  EXPECT_NE(LogitsBeside(0, false, 12), LogitsBeside(0, false, 0));
 }
 
 TEST(Engine, RowsThatAreTooFewAreRefused) {

@@ -42,15 +42,15 @@ class CallbackScope {
 };
 
 // An input that grows with the step and keeps its memory when the step shrinks. It is padded with
-// its last value to one of the row counts of row_buckets.h.
+// its last value to one of the row counts of row_buckets.h, of at least `least`.
 class GrowingInput {
  public:
   GrowingInput(ov::InferRequest& request, const char* name)
       : request_(&request), name_(name), tensor_(ov::element::i64, ov::Shape{kInitialCapacity}) {}
 
   template <typename T>
-  void Set(std::span<const T> values) {
-    const std::size_t rows = PaddedRows(values.size());
+  void Set(std::span<const T> values, std::size_t least) {
+    const std::size_t rows = PaddedRows(values.size(), least);
     tensor_.set_shape({rows});
     std::int64_t* data = tensor_.data<std::int64_t>();
     std::copy(values.begin(), values.end(), data);
@@ -104,19 +104,25 @@ class OpenVinoModel final : public Model {
     const ov::Tensor logits = request_.get_output_tensor(0);  // [padded rows, 1, vocabulary]
     const auto vocabulary = static_cast<std::size_t>(spec_.vocabulary_size);
     const std::size_t wanted = input.logit_rows.size();
-    if (logits.get_size() != PaddedRows(wanted) * vocabulary) {
+    const std::size_t given = PaddedRows(wanted, LeastRows(input));
+    if (logits.get_size() != given * vocabulary) {
       throw Error(ErrorCode::kModel, "model",
                   fmt::format("a step gave {} logits and not {}; its graph is damaged",
-                              logits.get_size(), PaddedRows(wanted) * vocabulary));
+                              logits.get_size(), given * vocabulary));
     }
     if (wanted == 0) return {};
     return {logits.data<const float>(), wanted * vocabulary};
   }
 
  private:
+  static std::size_t LeastRows(const ForwardInput& input) {
+    return static_cast<std::size_t>(input.least_rows);
+  }
+
   void Check(const ForwardInput& input) const {
     const auto tokens = static_cast<std::int64_t>(input.token_ids.size());
     CAROUSEL_CHECK_GT(tokens, 0);
+    CAROUSEL_CHECK_GE(input.least_rows, 0);
     CAROUSEL_CHECK_EQ(input.position_ids.size(), input.token_ids.size());
     if (spec_.one_sequence_per_step) CAROUSEL_CHECK_LE(std::ssize(input.sequences), 1);
     for (const TokenId token : input.token_ids) {
@@ -130,10 +136,12 @@ class OpenVinoModel final : public Model {
   }
 
   void SetInputs(const ForwardInput& input) {
-    *is_one_token_.data<bool>() = input.token_ids.size() == 1 && input.logit_rows.size() == 1;
-    token_ids_.Set(input.token_ids);
-    logit_rows_.Set(input.logit_rows);
-    if (reads_positions_) position_ids_.Set(input.position_ids);
+    const std::size_t least = LeastRows(input);
+    *is_one_token_.data<bool>() = PaddedRows(input.token_ids.size(), least) == 1 &&
+                                  PaddedRows(input.logit_rows.size(), least) == 1;
+    token_ids_.Set(input.token_ids, least);
+    logit_rows_.Set(input.logit_rows, least);
+    if (reads_positions_) position_ids_.Set(input.position_ids, least);
     if (reads_context_length_) {
       *context_length_.data<std::int32_t>() = ContextLength(input.position_ids);
       request_.set_tensor(kContextLengthInput, context_length_);

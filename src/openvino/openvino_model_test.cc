@@ -283,6 +283,30 @@ TEST(OpenVinoModelForwardTest, PaddingIsNeitherAttendedToNorReturned) {
   }
 }
 
+// One token as well, which has a body of the graph for itself.
+TEST(OpenVinoModelForwardTest, RowsRoundAlikeWhereAsManyAreRun) {
+  LoadedModel model({});
+  DenseAttention attention(model->spec());
+  const auto tokens = RandomTokens(8, 97);
+  const std::span<const float> full = StepAll(*model, attention, tokens, 0);
+  const std::vector<float> all(full.begin(), full.end());
+  for (const std::int64_t count : {1, 3, 6, 8}) {
+    attention.Forget();
+    TokenCounter counter(&attention);
+    const auto positions = Counting(0, count);
+    const std::span<const float> got =
+        model->Forward({.token_ids = std::span(tokens).first(static_cast<std::size_t>(count)),
+                        .position_ids = positions,
+                        .logit_rows = positions,
+                        .sequences = {},
+                        .least_rows = 8},
+                       counter);
+    EXPECT_THAT(counter.counts, ElementsAre(count, count));
+    EXPECT_THAT(got, ::testing::ElementsAreArray(std::span(all).first(got.size()))) << count;
+    EXPECT_EQ(std::ssize(got), count * 97);
+  }
+}
+
 TEST(OpenVinoModelForwardTest, LayersAreCalledOnceInOrder) {
   LoadedModel model({.layers = 5});
   DenseAttention attention(model->spec());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "openvino/row_buckets.h"
 
+#include <algorithm>
 #include <array>
 
 namespace carousel {
@@ -25,6 +26,10 @@ std::size_t PaddedRows(std::size_t rows) {
   std::size_t step = 64;
   for (std::size_t last = 1024; rows > last; last *= 2) step *= 2;
   return up(step);
+}
+
+std::size_t PaddedRows(std::size_t rows, std::size_t least) {
+  return rows == 0 ? 0 : PaddedRows(std::max(rows, least));
 }
 
 }  // namespace carousel

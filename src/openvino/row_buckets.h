@@ -12,4 +12,7 @@ namespace carousel {
 // above that at most an eighth more (docs/decisions/0018-row-buckets.md).
 std::size_t PaddedRows(std::size_t rows);
 
+// The same of at least `least` rows, but for none at all.
+std::size_t PaddedRows(std::size_t rows, std::size_t least);
+
 }  // namespace carousel

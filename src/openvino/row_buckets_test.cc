@@ -39,6 +39,14 @@ TEST(RowBucketsTest, BucketsAreFew) {
   EXPECT_LE(buckets.size(), 85U);
 }
 
+TEST(RowBucketsTest, AtLeastSoManyAreRunWhereAnyAre) {
+  EXPECT_EQ(PaddedRows(0, 8), 0U);
+  EXPECT_EQ(PaddedRows(1, 8), 8U);
+  EXPECT_EQ(PaddedRows(8, 8), 8U);
+  EXPECT_EQ(PaddedRows(9, 8), PaddedRows(9));
+  EXPECT_EQ(PaddedRows(3, 0), 3U);
+}
+
 TEST(RowBucketsTest, UsualChunksAreBucketsThemselves) {
   for (const std::size_t chunk : {32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096})
     EXPECT_EQ(PaddedRows(chunk), chunk);

@@ -16,6 +16,7 @@ namespace carousel {
 struct Failure {
   std::optional<std::int64_t> layer;  // of the next pass; nullopt: it does not fail
   bool after_attention = false;
+  std::int64_t least_tokens = 0;  // passes of fewer do not fail
 };
 
 class FailingModel final : public Model {
@@ -26,6 +27,8 @@ class FailingModel final : public Model {
   const ModelSpec& spec() const override { return model_->spec(); }
 
   std::span<const float> Forward(const ForwardInput& input, AttentionCallback& attention) override {
+    if (std::ssize(input.token_ids) < failure_->least_tokens)
+      return model_->Forward(input, attention);
     Interruption interruption(failure_, &attention);
     return model_->Forward(input, interruption);
   }
