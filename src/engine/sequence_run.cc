@@ -85,6 +85,11 @@ void SequenceRun::Submit(Request request) {
   if (request.prompt.empty() && !goes_on) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
   }
+  if (request.is_answer && request.score_prompt) {
+    throw Error(ErrorCode::kInvalidArgument, "score_prompt",
+                "an answer that is given cannot be scored as a prompt; use forced_answer, or leave "
+                "out one of them");
+  }
   const std::int64_t vocabulary = spec_->vocabulary_size;
   RequireTokens("prompt", request.prompt, vocabulary);
   RequireTokens("forced_answer", request.forced_answer, vocabulary);
@@ -159,7 +164,7 @@ void SequenceRun::PinSpans(const Request& request) {
 
 std::int64_t SequenceRun::NextTokens() const {
   const std::int64_t left = PromptLeft();
-  if (left == 0) return 1;
+  if (left == 0 || running_->request.is_answer) return 1;
   std::int64_t tokens = std::min(left, config().chunk_size);
   const std::int64_t block_size = config().cache.block_size;
   const std::int64_t beyond = (sequence_->tables().logical_length().value + tokens) % block_size;
@@ -172,11 +177,12 @@ void SequenceRun::Plan() {
   const std::int64_t tokens = NextTokens();
   const bool is_prompt = ReadsPrompt();
   outcome_ = {};
-  if (is_prompt) {
+  if (PromptLeft() > 0) {
     const auto first =
         running_->request.prompt.begin() + static_cast<std::ptrdiff_t>(running_->read);
     outcome_.tokens.assign(first, first + tokens);
-    outcome_.said = running_->read == 0 && running_->begins_with_unread ? 1 : 0;
+    const bool begins_with_said = running_->read == 0 && running_->begins_with_unread;
+    outcome_.said = !is_prompt || begins_with_said ? 1 : 0;
   } else {
     outcome_.tokens.assign(1, *unread_);
     outcome_.said = 1;
@@ -305,6 +311,7 @@ void SequenceRun::Read(std::span<const float> logits) {
     Choose(last_row);
   } else {
     outcome_.next_logits.assign(last_row.begin(), last_row.end());
+    if (running_->request.keep_logits) outcome_.result.logits = outcome_.next_logits;
   }
 }
 
