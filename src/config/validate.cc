@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cache/plane_layout.h"
+#include "carousel/beam_params.h"
 #include "carousel/config.h"
 #include "carousel/error.h"
 #include "carousel/request.h"
@@ -132,6 +133,58 @@ void Validate(const EngineConfig& config) {
 
 void Validate(const SamplingParams& params) {
   CheckRanges(SettingGroup::kSampling, {.sampling = &params});
+}
+
+void Validate(const BeamParams& params) {
+  CheckRanges(SettingGroup::kBeams, {.beams = &params});
+  const std::int64_t beams = params.num_beams;
+  const std::int64_t groups = params.num_beam_groups;
+  if (groups > beams) {
+    Refuse("num_beam_groups",
+           fmt::format("{} groups are more than the {} of num_beams; use at most "
+                       "that, or more beams",
+                       groups, beams));
+  }
+  if (beams % groups != 0) {
+    const std::int64_t below = beams / groups * groups;
+    const std::string mend = below + groups > kMostBeams
+                                 ? fmt::format("{}", below)
+                                 : fmt::format("{} or {}", below, below + groups);
+    Refuse("num_beam_groups",
+           fmt::format("{} groups do not divide the {} of num_beams evenly; use {} beams", groups,
+                       beams, mend));
+  }
+  if (groups > 1 && params.diversity_penalty == 0.0) {
+    Refuse("diversity_penalty",
+           fmt::format("0 keeps {} groups from differing; use a number above 0, or one group",
+                       groups));
+  }
+  if (params.num_return_sequences > beams) {
+    Refuse("num_return_sequences", fmt::format("{} are more than the {} of num_beams; use at most "
+                                               "that, or more beams",
+                                               params.num_return_sequences, beams));
+  }
+}
+
+void ValidateForBeams(const SamplingParams& sampling) {
+  Validate(sampling);
+  if (sampling.temperature > 0.0) {
+    Refuse("temperature", fmt::format("{} samples, and a beam search takes the likeliest; use 0",
+                                      sampling.temperature));
+  }
+  const auto refuse_penalty = [](std::string_view field, double value, double off) {
+    if (value == off) return;
+    Refuse(field, fmt::format("{} has no place in a beam search; use {}, and no_repeat_ngram_size "
+                              "against repeats",
+                              value, off));
+  };
+  refuse_penalty("repetition_penalty", sampling.repetition_penalty, 1.0);
+  refuse_penalty("presence_penalty", sampling.presence_penalty, 0.0);
+  refuse_penalty("frequency_penalty", sampling.frequency_penalty, 0.0);
+  if (sampling.logprobs > 0) {
+    Refuse("logprobs", fmt::format("the {} likeliest tokens are not kept in a beam search; use 0",
+                                   sampling.logprobs));
+  }
 }
 
 }  // namespace carousel
