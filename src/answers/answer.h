@@ -70,6 +70,8 @@ class AnswerBuilder {
   // Takes what a step has given. Returns the text that is certain now: whole characters, no part of
   // a stop string.
   std::string Take(StepResult step);
+  // Whether something but tokens ends the answer.
+  bool has_text_stops() const { return !stops_.texts.empty(); }
   // A stop string has come: the request is to be cancelled.
   bool must_stop() const { return matcher_.matched().has_value(); }
   // The request has ended. Returns the text that was held back until now.
