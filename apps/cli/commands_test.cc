@@ -291,8 +291,8 @@ TEST_F(ProgramTest, BeamsRefuseWhatDoesNotGoWithThem) {
             "carousel: --diversity-penalty: 0 keeps 2 groups from differing; use a number above 0, "
             "or one group\n");
   EXPECT_EQ(problem({"--num-return-sequences", "5"}),
-            "carousel: --num-return-sequences: 5 are more than the 4 of --num-beams; use at most "
-            "that, or more beams\n");
+            "carousel: --num-return-sequences: 5 is out of range with 4 of --num-beams; use a "
+            "number from 1 to 4, or more beams\n");
   EXPECT_EQ(problem({"--temperature", "0.7"}),
             "carousel: --temperature: 0.7 samples, and a beam search takes the likeliest; use 0\n");
   EXPECT_NE(problem({"--repetition-penalty", "1.1"}).find("use 1, and --no-repeat-ngram-size"),

@@ -138,13 +138,15 @@ void Validate(const SamplingParams& params) {
 void Validate(const BeamParams& params) {
   CheckRanges(SettingGroup::kBeams, {.beams = &params});
   const std::int64_t beams = params.num_beams;
+  const auto require_at_most_beams = [beams](std::string_view field, std::int64_t value) {
+    if (value >= 1 && value <= beams) return;
+    Refuse(field, fmt::format("{} is out of range with {} of num_beams; use a number from 1 to {}, "
+                              "or more beams",
+                              value, beams, beams));
+  };
   const std::int64_t groups = params.num_beam_groups;
-  if (groups > beams) {
-    Refuse("num_beam_groups",
-           fmt::format("{} groups are more than the {} of num_beams; use at most "
-                       "that, or more beams",
-                       groups, beams));
-  }
+  require_at_most_beams("num_beam_groups", groups);
+  require_at_most_beams("num_return_sequences", params.num_return_sequences);
   if (beams % groups != 0) {
     const std::int64_t below = beams / groups * groups;
     const std::string mend = below + groups > kMostBeams
@@ -158,11 +160,6 @@ void Validate(const BeamParams& params) {
     Refuse("diversity_penalty",
            fmt::format("0 keeps {} groups from differing; use a number above 0, or one group",
                        groups));
-  }
-  if (params.num_return_sequences > beams) {
-    Refuse("num_return_sequences", fmt::format("{} are more than the {} of num_beams; use at most "
-                                               "that, or more beams",
-                                               params.num_return_sequences, beams));
   }
 }
 
