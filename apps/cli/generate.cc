@@ -164,7 +164,8 @@ class Search {
          const BeamParams& params)
       : engine_(*engine), encoder_(encoder), stops_(stops) {
     timing_.prompt_tokens = std::ssize(request.prompt);
-    if (AnswerBuilder(encoder, stops, &request).has_text_stops()) {
+    const AnswerBuilder builder(encoder, stops, &request);
+    if (request.stop_after) {
       throw Error(ErrorCode::kInvalidArgument, "stop",
                   "a beam search is ended by tokens alone; give a control token, or leave it out");
     }
@@ -332,6 +333,11 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
     console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");
   if (json) {
     ordered_json summary = SummaryOf(answer, flags);
+    if (flags.sampling.params.max_draft_tokens > 0) {
+      const SequenceMetrics metrics = engine->metrics();
+      summary["drafted_tokens"] = metrics.drafted_tokens;
+      summary["accepted_tokens"] = metrics.accepted_tokens;
+    }
     AddEngineFigures(*engine, &summary);
     json->Write(summary);
     json->Close();

@@ -31,7 +31,7 @@ struct BeamParams {
 // Throws carousel::Error that names the field, the value, the limit and the mend.
 void Validate(const BeamParams& params);
 // Likewise, for sampling that has no place in a beam search: anything but the likeliest, penalties
-// of repetition, logprobs.
+// of repetition, speculation, logprobs.
 void ValidateForBeams(const SamplingParams& sampling);
 
 }  // namespace carousel

@@ -178,6 +178,11 @@ void ValidateForBeams(const SamplingParams& sampling) {
   refuse_penalty("repetition_penalty", sampling.repetition_penalty, 1.0);
   refuse_penalty("presence_penalty", sampling.presence_penalty, 0.0);
   refuse_penalty("frequency_penalty", sampling.frequency_penalty, 0.0);
+  if (sampling.max_draft_tokens > 0) {
+    Refuse("max_draft_tokens",
+           fmt::format("{} tokens cannot be guessed ahead in a beam search; use 0",
+                       sampling.max_draft_tokens));
+  }
   if (sampling.logprobs > 0) {
     Refuse("logprobs", fmt::format("the {} likeliest tokens are not kept in a beam search; use 0",
                                    sampling.logprobs));

@@ -32,6 +32,7 @@ void RefuseWhatHasNoPlace(const Request& request) {
     if (is_there) Refuse(field, "has no place in a beam search; leave it out");
   };
   refuse("forced_answer", !request.forced_answer.empty());
+  refuse("stop_after", request.stop_after != nullptr);
   refuse("score_prompt", request.score_prompt);
   refuse("keep_logits", request.keep_logits);
 }

@@ -583,6 +583,9 @@ TEST(BeamSearch, RefusesWhatHasNoPlaceInIt) {
   EXPECT_EQ(refused([](Request* r) { r->sampling.logprobs = 2; }), "logprobs");
   EXPECT_EQ(refused([](Request* r) { r->sampling.top_p = 2.0; }), "top_p");
   EXPECT_EQ(refused([](Request* r) { r->forced_answer = {1}; }), "forced_answer");
+  EXPECT_EQ(refused([](Request* r) { r->stop_after = [](TokenId) { return false; }; }),
+            "stop_after");
+  EXPECT_EQ(refused([](Request* r) { r->sampling.max_draft_tokens = 4; }), "max_draft_tokens");
   EXPECT_EQ(refused([](Request* r) { r->score_prompt = true; }), "score_prompt");
   EXPECT_EQ(refused([](Request* r) { r->keep_logits = true; }), "keep_logits");
 }
