@@ -41,8 +41,8 @@ class BeamSearch {
   // pinned, max_new_tokens, ignore_end_tokens, stop_tokens, priority, deadline. Throws
   // carousel::Error, and the sequence is as it was: for bad parameters, as Engine::Submit, for no
   // new tokens, for more beams than requests may run and wait, and for what has no place in a
-  // search: sampling, penalties of repetition, speculation, logprobs, stop_after, a forced answer, a
-  // scored prompt, kept logits.
+  // search: sampling, penalties of repetition, speculation, logprobs, stop_after, a forced answer,
+  // a scored prompt, kept logits.
   static std::unique_ptr<BeamSearch> Start(Engine* engine, SequenceId sequence, Request request,
                                            const BeamParams& params);
   // Closes what is open. Between steps, as all below.
