@@ -401,7 +401,7 @@ TEST(BeamSearch, WaitsForItsTurn) {
   EXPECT_GT(narrow->metrics().steps, 2 * wide->metrics().steps);
 }
 
-// Two searches and an answer in one engine.
+// Two searches and an answer that guesses ahead in one engine.
 TEST(BeamSearch, RunsBesideOthers) {
   Generator generator(53);
   const EngineConfig config = SmallConfig();
@@ -410,8 +410,10 @@ TEST(BeamSearch, RunsBesideOthers) {
   const BeamParams params{.num_beams = 3, .num_return_sequences = 3};
   const auto engine = Engine::Create(Tiny({}), config);
   const SequenceId other = engine->Open();
-  engine->Submit(
-      other, {.prompt = Tokens(&generator, 30), .max_new_tokens = 60, .ignore_end_tokens = true});
+  engine->Submit(other, {.prompt = std::vector<TokenId>(30, 7),
+                         .max_new_tokens = 60,
+                         .ignore_end_tokens = true,
+                         .sampling = {.max_draft_tokens = 4, .draft_ngram = 1}});
   std::vector<std::unique_ptr<BeamSearch>> searches;
   for (const Request& request : requests)
     searches.push_back(BeamSearch::Start(engine.get(), engine->Open(), request, params));
@@ -425,6 +427,7 @@ TEST(BeamSearch, RunsBesideOthers) {
     }
   }
   EXPECT_EQ(said, 60);
+  EXPECT_GT(engine->metrics(other).drafted_tokens, 0);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto alone = Engine::Create(Tiny({}), config);
     ExpectSame(searches[i]->answers(), Search(alone.get(), requests[i], params));
