@@ -50,6 +50,7 @@ constexpr const char* kGenerateFooter = R"(
 Examples:
   carousel generate --prompt "Name three rivers."
   carousel generate --prompt-file notes.txt --raw --max-new-tokens 500 --temperature 0.7 --seed 1
+  carousel generate --prompt "Name three rivers." --num-beams 4 --num-return-sequences 2
   echo "Once upon a time" | carousel generate --prompt-file - --raw --stop "." --json -)";
 
 constexpr const char* kEvaluateFooter = R"(
@@ -260,6 +261,7 @@ class GenerateCommand : public CommandDefinition {
         {.flag = "--ignore-eos", .description = "Go on past the end token", .rare = true},
         &target_.ignore_eos);
     AddLogprobsFlag(&flags(), &target_.sampling);
+    AddBeamFlags(&flags(), &target_.beams);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
     AddBatchInvariantFlag(&flags(), &cache_);
     flags().Heading("Output");
@@ -272,6 +274,12 @@ class GenerateCommand : public CommandDefinition {
     Invocation invocation;
     SettleCache(flags(), cache_, &target_.config, &invocation);
     CheckSampling(target_.sampling, invocation.labels);
+    Checked(invocation.labels, [&] {
+      Validate(target_.beams);
+      if (target_.searches()) ValidateForBeams(target_.sampling.params);
+    });
+    for (const std::string& flag : FlagsWithoutEffect(flags(), target_))
+      invocation.notes.push_back(fmt::format("{}: has no effect without --num-beams", flag));
     CheckPaths(flags(), target_.model, &target_.json);
     const std::string source = ChoosePromptSource(flags(), &target_);
     for (const char* field : {"prompt", "text"}) invocation.labels[field] = flags().Label(source);

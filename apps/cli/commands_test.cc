@@ -2,6 +2,7 @@
 // The commands end to end over a tiny model. tests/cli runs the real program.
 #include "cli/commands.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <pty.h>
 #include <termios.h>
@@ -215,6 +216,7 @@ TEST_F(ProgramTest, ASummaryHoldsEverySetting) {
   const json summary = json::parse(result.out);
   for (const Setting& setting : SettingTable()) {
     if (setting.group == SettingGroup::kScheduling) continue;  // of many requests
+    if (setting.group == SettingGroup::kBeams) continue;       // of a search
     const json& part = setting.group == SettingGroup::kSampling ? summary["sampling"] : summary;
     EXPECT_TRUE(part.contains(std::string(setting.name))) << setting.name;
   }
@@ -224,6 +226,84 @@ TEST_F(ProgramTest, ASummaryHoldsEverySetting) {
   EXPECT_EQ(summary["rotation"], "query");  // in force, not "auto"
   EXPECT_EQ(summary["recall_blocks"], 8);
   EXPECT_EQ(summary["recall_limit_tokens"], 16 * 512);
+}
+
+TEST_F(ProgramTest, GenerateSearchesWithBeams) {
+  const std::vector<std::string> rest = {"--raw", "--max-new-tokens", "16", "--ignore-eos"};
+  const ProgramResult result = Run(With(
+      With({"generate", "--prompt", LongText(), "--num-beams", "4", "--num-beam-groups", "2",
+            "--diversity-penalty", "0.5", "--length-penalty", "0.8", "--num-return-sequences", "3",
+            "--no-repeat-ngram-size", "3", "--stop-criteria", "never", "--json", Path("out.json")},
+           rest),
+      kSmallCache));
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.err.find("of the prompt's"), std::string::npos) << result.err;
+  const json summary = json::parse(Get("out.json"));
+  EXPECT_EQ(summary["beam_search"]["num_beams"], 4);
+  EXPECT_EQ(summary["beam_search"]["stop_criteria"], "never");
+  EXPECT_GT(summary["evicted_tokens"], 1000);
+  EXPECT_GT(summary["prompt_tokens"], 1000);
+  ASSERT_EQ(summary["answers"].size(), 3U);
+  EXPECT_EQ(summary["answers"][0]["text"], summary["text"]);
+  EXPECT_EQ(summary["answers"][0]["token_ids"], summary["token_ids"]);
+  std::string shown;
+  for (std::size_t i = 0; i < 3; ++i) {
+    const json& answer = summary["answers"][i];
+    EXPECT_EQ(answer["token_ids"].size(), 16U);
+    EXPECT_EQ(answer["token_logprobs"].size(), 16U);
+    EXPECT_EQ(answer["finish_reason"], "length");
+    EXPECT_NEAR(answer["score"].get<double>(), answer["sum"].get<double>() / std::pow(16.0, 0.8),
+                1e-9);
+    if (i > 0) {
+      EXPECT_LE(answer["score"], summary["answers"][i - 1]["score"]);
+    }
+    shown += fmt::format("[{} of 3, score {:.4f}]\n", i + 1, answer["score"].get<double>());
+    shown += answer["text"].get<std::string>();
+    if (!shown.ends_with('\n')) shown += '\n';
+  }
+  EXPECT_EQ(result.out, shown);
+}
+
+TEST_F(ProgramTest, OneBeamWritesTheGreedyAnswer) {
+  const std::vector<std::string> generate = {"generate", "--prompt",         "Once upon",
+                                             "--raw",    "--max-new-tokens", "12"};
+  const ProgramResult greedy = Run(generate);
+  ASSERT_EQ(greedy.status, 0) << greedy.err;
+  // Such a run cannot come twice.
+  EXPECT_EQ(Run(With(generate, {"--no-repeat-ngram-size", "1000"})).out, greedy.out);
+  const ProgramResult without = Run(With(generate, {"--length-penalty", "2"}));
+  EXPECT_EQ(without.out, greedy.out);
+  EXPECT_EQ(without.err, "carousel: note: --length-penalty: has no effect without --num-beams\n");
+}
+
+TEST_F(ProgramTest, BeamsRefuseWhatDoesNotGoWithThem) {
+  const auto problem = [&](const std::vector<std::string>& flags) {
+    const ProgramResult result =
+        Run(With({"generate", "--prompt", "a", "--raw", "--num-beams", "4"}, flags));
+    EXPECT_EQ(result.status, 2) << result.err;
+    return result.err;
+  };
+  EXPECT_EQ(
+      problem({"--num-beam-groups", "3", "--diversity-penalty", "1"}),
+      "carousel: --num-beam-groups: 3 groups do not divide the 4 of --num-beams evenly; use 3 "
+      "or 6 beams\n");
+  EXPECT_EQ(problem({"--num-beam-groups", "2"}),
+            "carousel: --diversity-penalty: 0 keeps 2 groups from differing; use a number above 0, "
+            "or one group\n");
+  EXPECT_EQ(problem({"--num-return-sequences", "5"}),
+            "carousel: --num-return-sequences: 5 is out of range with 4 of --num-beams; use a "
+            "number from 1 to 4, or more beams\n");
+  EXPECT_EQ(problem({"--temperature", "0.7"}),
+            "carousel: --temperature: 0.7 samples, and a beam search takes the likeliest; use 0\n");
+  EXPECT_NE(problem({"--repetition-penalty", "1.1"}).find("use 1, and --no-repeat-ngram-size"),
+            std::string::npos);
+  EXPECT_NE(problem({"--logprobs", "3"}).find("--logprobs: the 3 likeliest"), std::string::npos);
+  EXPECT_NE(problem({"--stop-criteria", "late"}).find("early, heuristic, never"),
+            std::string::npos);
+  EXPECT_EQ(backend_.models_loaded, 0);  // all of it is known before
+  EXPECT_EQ(problem({"--stop", "word"}),
+            "carousel: --stop: a beam search is ended by tokens alone; give a control token, or "
+            "leave it out\n");
 }
 
 TEST_F(ProgramTest, GenerateIsTheSameFromTextFileAndTokens) {

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kEvictionHeading = "Eviction";
 constexpr std::string_view kRecallHeading = "Recall";
+constexpr std::string_view kBeamHeading = "Beam search";
 
 std::optional<Precision> ParsePrecision(const std::string& name) {
   if (name == "f32") return Precision::kF32;
@@ -96,6 +97,11 @@ void AddLogprobsFlag(FlagSet* flags, SamplingFlags* target) {
   flags->Add(*FindSetting("logprobs"), {.sampling = &target->params}, {});
 }
 
+void AddBeamFlags(FlagSet* flags, BeamParams* target) {
+  flags->Heading(std::string(kBeamHeading));
+  AddSettings(flags, SettingGroup::kBeams, {}, {.beams = target}, {});
+}
+
 void AddPinSystemFlag(FlagSet* flags, bool* target) {
   flags->Switch({.flag = "--pin-system",
                  .description = "Never evict the system message",
@@ -128,6 +134,15 @@ std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const ConfigDr
   std::vector<std::string> without = flags.GivenUnder(kEvictionHeading);
   const std::vector<std::string> recall = flags.GivenUnder(kRecallHeading);
   without.insert(without.end(), recall.begin(), recall.end());
+  return without;
+}
+
+std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const GenerateFlags& generate) {
+  std::vector<std::string> without;
+  if (generate.searches()) return without;
+  for (const std::string& flag : flags.GivenUnder(kBeamHeading)) {
+    if (flag != "--num-beams" && flag != "--no-repeat-ngram-size") without.push_back(flag);
+  }
   return without;
 }
 

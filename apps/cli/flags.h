@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "carousel/beam_params.h"
 #include "carousel/config.h"
 #include "carousel/single_sequence_engine.h"
 #include "cli/flag_set.h"
@@ -48,9 +49,13 @@ struct StreamFlags {
 };
 
 struct GenerateFlags {
+  // Whether the answer is searched for, and not just written.
+  bool searches() const { return beams.num_beams > 1 || beams.no_repeat_ngram_size > 0; }
+
   ModelFlags model;
   EngineConfig config;
   SamplingFlags sampling;
+  BeamParams beams;
   // One of the three is set.
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_file;
@@ -105,6 +110,7 @@ void AddBatchInvariantFlag(FlagSet* flags, ConfigDraft* target);
 // All but --logprobs, which --json alone shows.
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* target);
 void AddLogprobsFlag(FlagSet* flags, SamplingFlags* target);
+void AddBeamFlags(FlagSet* flags, BeamParams* target);
 void AddPinSystemFlag(FlagSet* flags, bool* target);
 void AddJsonFlag(FlagSet* flags, const std::string& description, std::string* target);
 
@@ -114,5 +120,8 @@ std::string YieldedSizes(const EngineConfig& asked, const EngineConfig& settled)
 
 // Flags that --no-eviction makes meaningless and that were given all the same; for a note.
 std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const ConfigDraft& cache);
+
+// The same of beams where there is no search.
+std::vector<std::string> FlagsWithoutEffect(const FlagSet& flags, const GenerateFlags& generate);
 
 }  // namespace carousel

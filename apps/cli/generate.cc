@@ -10,6 +10,8 @@
 #include "answers/prompt_file.h"
 #include "answers/run_summary.h"
 #include "answers/settings_json.h"
+#include "base/clock.h"
+#include "carousel/beam_search.h"
 #include "carousel/error.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
@@ -95,8 +97,8 @@ ordered_json LogprobsOf(const Answer& answer) {
   return list;
 }
 
-ordered_json Summary(const Answer& answer, const GenerateFlags& flags,
-                     const SingleSequenceEngine& engine) {
+// All but the engine's figures.
+ordered_json SummaryOf(const Answer& answer, const GenerateFlags& flags) {
   std::vector<TokenId> token_ids;
   for (const SampledToken& sampled : answer.tokens) token_ids.push_back(sampled.token);
   ordered_json summary{{"type", "summary"},
@@ -114,12 +116,6 @@ ordered_json Summary(const Answer& answer, const GenerateFlags& flags,
   ordered_json sampling;
   WriteSettings(SettingGroup::kSampling, {.sampling = &flags.sampling.params}, &sampling);
   summary["sampling"] = std::move(sampling);
-  if (flags.sampling.params.max_draft_tokens > 0) {
-    const SequenceMetrics metrics = engine.metrics();
-    summary["drafted_tokens"] = metrics.drafted_tokens;
-    summary["accepted_tokens"] = metrics.accepted_tokens;
-  }
-  AddEngineFigures(engine, &summary);
   return summary;
 }
 
@@ -152,6 +148,153 @@ std::string ForgottenNote(std::int64_t prompt_tokens, const SequenceMetrics& beg
       Grouped(forgotten), Grouped(prompt_tokens), where);
 }
 
+// --- Beam search ---------------------------------------------------------------------------------
+
+// An answer that beams have found, with its text.
+struct FoundAnswer {
+  BeamAnswer beam;
+  Answer answer;
+};
+
+// A request whose answer is searched for, from its prompt to the texts.
+class Search {
+ public:
+  // All outlive it. Throws carousel::Error, as BeamSearch::Start, and for a stop that is a text.
+  Search(Engine* engine, const PromptEncoder& encoder, Request request, const AnswerStops& stops,
+         const BeamParams& params)
+      : engine_(*engine), encoder_(encoder), stops_(stops) {
+    timing_.prompt_tokens = std::ssize(request.prompt);
+    const AnswerBuilder builder(encoder, stops, &request);
+    if (request.stop_after) {
+      throw Error(ErrorCode::kInvalidArgument, "stop",
+                  "a beam search is ended by tokens alone; give a control token, or leave it out");
+    }
+    search_ = BeamSearch::Start(engine, engine->Open(), std::move(request), params);
+  }
+
+  void Run(const Interrupt& interrupt) {
+    const auto begin = Clock::now();
+    std::int64_t words = 0;  // that all beams have now
+    while (search_->HasWork()) {
+      if (interrupt.raised()) return search_->Cancel();
+      bool reads = false;
+      for (StepOutput& output : engine_.Step()) {
+        reads = reads || output.result.finish_reason == FinishReason::kNone;
+        search_->Take(std::move(output));
+      }
+      if (reads) continue;
+      if (++words <= 2) begun_ = search_->metrics();
+      const double seconds = SecondsSince(begin);
+      if (words == 1) timing_.first_token_seconds = timing_.prompt_seconds = seconds;
+      timing_.decode_seconds = seconds - timing_.first_token_seconds;
+    }
+  }
+
+  // Best first.
+  std::vector<FoundAnswer> Found() const {
+    std::vector<FoundAnswer> found;
+    for (const BeamAnswer& beam : search_->answers())
+      found.push_back({.beam = beam, .answer = TextOf(beam)});
+    return found;
+  }
+  // When the answers' second words had been found.
+  const SequenceMetrics& begun() const { return begun_; }
+  SequenceMetrics metrics() const { return search_->metrics(); }
+
+ private:
+  Answer TextOf(const BeamAnswer& beam) const {
+    Request request;
+    AnswerBuilder builder(encoder_, stops_, &request);
+    for (std::size_t i = 0; i < beam.tokens.size(); ++i) {
+      const bool is_last = i + 1 == beam.tokens.size();
+      StepResult step;
+      step.sampled = {.token = beam.tokens[i], .logprob = beam.logprobs[i]};
+      if (is_last) step.finish_reason = beam.finish_reason;
+      builder.Take(std::move(step));
+    }
+    builder.Finish();
+    Answer answer = builder.answer();
+    answer.prompt_tokens = timing_.prompt_tokens;
+    answer.prompt_seconds = timing_.prompt_seconds;
+    answer.first_token_seconds = timing_.first_token_seconds;
+    answer.decode_seconds = timing_.decode_seconds;
+    return answer;
+  }
+
+  Engine& engine_;
+  const PromptEncoder& encoder_;
+  const AnswerStops& stops_;
+  std::unique_ptr<BeamSearch> search_;
+  Answer timing_;
+  SequenceMetrics begun_;
+};
+
+ordered_json SummaryOf(const std::vector<FoundAnswer>& found, const GenerateFlags& flags) {
+  ordered_json summary = SummaryOf(found.front().answer, flags);
+  ordered_json beams;
+  WriteSettings(SettingGroup::kBeams, {.beams = &flags.beams}, &beams);
+  summary["beam_search"] = std::move(beams);
+  ordered_json answers = ordered_json::array();
+  for (const FoundAnswer& each : found) {
+    answers.push_back({{"text", each.answer.text},
+                       {"token_ids", each.beam.tokens},
+                       {"token_logprobs", each.beam.logprobs},
+                       {"sum", each.beam.sum},
+                       {"score", each.beam.score},
+                       {"finish_reason", Name(each.beam.finish_reason)}});
+  }
+  summary["answers"] = std::move(answers);
+  return summary;
+}
+
+void Show(const std::vector<FoundAnswer>& found, TextOutput* out) {
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found.size() > 1)
+      out->Write(
+          fmt::format("[{} of {}, score {:.4f}]\n", i + 1, found.size(), found[i].beam.score));
+    out->Write(found[i].answer.text);
+    if (!found[i].answer.text.ends_with('\n')) out->Write("\n");
+  }
+}
+
+int RunSearch(const GenerateFlags& flags, const Prompt& prompt, Request request,
+              std::optional<JsonLines>* json, Backend* backend, Console* console) {
+  std::unique_ptr<Model> model = backend->LoadModel(flags.model);
+  const std::unique_ptr<Tokenizer> tokenizer =
+      backend->LoadTokenizer(flags.model, model->spec().vocabulary_size);
+  EngineConfig config = flags.config;
+  config.scheduler.max_running = flags.beams.num_beams;
+  const std::unique_ptr<Engine> engine = Engine::Create(std::move(model), config);
+  TellYieldedSizes(config, engine->config(), engine->model().spec(), &console->err);
+  Interrupt interrupt;
+  interrupt.Watch();
+  PromptEncoder encoder(*tokenizer);
+  prompt.Fill(&encoder, &request);
+  const AnswerStops stops = prompt.Stops();
+  Search search(engine.get(), encoder, std::move(request), stops, flags.beams);
+  search.Run(interrupt);
+  std::vector<FoundAnswer> found = search.Found();
+  // Nothing may follow, or it was cancelled before anything did.
+  if (found.empty()) {
+    found.push_back({});
+    found.front().beam.finish_reason = found.front().answer.finish_reason =
+        interrupt.raised() ? FinishReason::kCancelled : FinishReason::kLength;
+  }
+  if (flags.json != "-") Show(found, &console->out);
+  const Answer& best = found.front().answer;
+  console->err.TryWrite(ForgottenNote(best.prompt_tokens, search.begun()));
+  console->err.TryWrite(RecallNotice().Once(search.metrics(), engine->model().spec()));
+  if (console->err.is_terminal())
+    console->err.TryWrite(console->err.Dimmed(Figures(best, search.metrics())) + "\n");
+  if (*json) {
+    ordered_json summary = SummaryOf(found, flags);
+    AddEngineFigures(search.metrics(), engine->config(), engine->model().spec(), &summary);
+    (*json)->Write(summary);
+    (*json)->Close();
+  }
+  return interrupt.raised() ? interrupt.exit_status() : 0;
+}
+
 }  // namespace
 
 int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) {
@@ -161,6 +304,8 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
                   .ignore_end_tokens = flags.ignore_eos,
                   .sampling = flags.sampling.params};
   const Prompt prompt(flags);
+  if (flags.searches())
+    return RunSearch(flags, prompt, std::move(request), &json, backend, console);
 
   const auto [tokenizer, engine] = Load(backend, flags.model, flags.config, &console->err);
   Interrupt interrupt;
@@ -187,7 +332,14 @@ int RunGenerate(const GenerateFlags& flags, Backend* backend, Console* console) 
   if (console->err.is_terminal())
     console->err.TryWrite(console->err.Dimmed(Figures(answer, engine->metrics())) + "\n");
   if (json) {
-    json->Write(Summary(answer, flags, *engine));
+    ordered_json summary = SummaryOf(answer, flags);
+    if (flags.sampling.params.max_draft_tokens > 0) {
+      const SequenceMetrics metrics = engine->metrics();
+      summary["drafted_tokens"] = metrics.drafted_tokens;
+      summary["accepted_tokens"] = metrics.accepted_tokens;
+    }
+    AddEngineFigures(*engine, &summary);
+    json->Write(summary);
     json->Close();
   }
   return interrupt.raised() ? interrupt.exit_status() : 0;

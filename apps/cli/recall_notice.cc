@@ -7,9 +7,7 @@
 
 namespace carousel {
 
-std::string RecallNotice::Once(const SingleSequenceEngine& engine) {
-  if (said_growth_ && said_window_) return "";
-  const SequenceMetrics metrics = engine.metrics();
+std::string RecallNotice::Once(const SequenceMetrics& metrics, const ModelSpec& model) {
   std::string notes;
   if (!said_growth_ && metrics.recall_refused_growths > 0) {
     said_growth_ = true;
@@ -24,7 +22,7 @@ std::string RecallNotice::Once(const SingleSequenceEngine& engine) {
         "carousel: note: the stream has left the window of {} positions that the model was trained "
         "on, and nothing brings it back: what it says from here on means little; let it evict with "
         "compact positions\n",
-        engine.model().spec().trained_window);
+        model.trained_window);
   }
   return notes;
 }

@@ -14,7 +14,10 @@ class RecallNotice {
   // A line for standard error the first time that the second tier could not grow, and the first
   // time that a token was read beyond the trained window; else empty. For any moment between two
   // steps.
-  std::string Once(const SingleSequenceEngine& engine);
+  std::string Once(const SingleSequenceEngine& engine) {
+    return Once(engine.metrics(), engine.model().spec());
+  }
+  std::string Once(const SequenceMetrics& metrics, const ModelSpec& model);
 
  private:
   bool said_growth_ = false;

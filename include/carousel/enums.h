@@ -64,6 +64,15 @@ enum class KvType {
   kInt4,  // 4 bits, a scale and an offset: keys per channel and half a block, values per half token
 };
 
+// When a group of beams ends although some of them could go on, once as many answers as it has
+// beams have ended.
+enum class StopCriteria {
+  kEarly,      // at once
+  kHeuristic,  // when the best of those that go on is no better, at its length, than the worst
+               // answer
+  kNever,      // only when none of those that go on can become better than the worst answer
+};
+
 // The names that flags, environment variables and JSON use ("norm_sum", "query", "at_end", ...).
 std::string_view Name(Aggregation value);
 std::string_view Name(Rotation value);
@@ -73,6 +82,7 @@ std::string_view Name(Grouping value);
 std::string_view Name(Budget value);
 std::string_view Name(KvCrushAnchor value);
 std::string_view Name(KvType value);
+std::string_view Name(StopCriteria value);
 // The inverse. nullopt when there is no such name.
 std::optional<Aggregation> ParseAggregation(std::string_view name);
 std::optional<Rotation> ParseRotation(std::string_view name);
@@ -82,5 +92,6 @@ std::optional<Grouping> ParseGrouping(std::string_view name);
 std::optional<Budget> ParseBudget(std::string_view name);
 std::optional<KvCrushAnchor> ParseKvCrushAnchor(std::string_view name);
 std::optional<KvType> ParseKvType(std::string_view name);
+std::optional<StopCriteria> ParseStopCriteria(std::string_view name);
 
 }  // namespace carousel

@@ -52,6 +52,9 @@ struct TokenSpan {
 
 struct Request {
   std::vector<TokenId> prompt;  // appended to what the sequence already holds
+  // The prompt is an answer, of the model or given for its own: it is read as one, a token a step.
+  // What is evicted and recalled is then what it would be had the tokens been sampled.
+  bool is_answer = false;
   // Parts of the prompt, by index into it, that are never evicted until Reset: a system prompt, a
   // document. Blocks are kept whole, so the neighbours in their first and last block stay as well.
   std::vector<TokenSpan> pinned;
@@ -76,7 +79,9 @@ struct Request {
   // forcing in decode). Their number takes the place of max_new_tokens; only the last can end a
   // turn.
   std::vector<TokenId> forced_answer;
-  bool keep_logits = false;  // report what each of the answer's tokens was chosen from
+  // Report what each of the answer's tokens was chosen from; where there is no answer, what the
+  // next token could be chosen from, with the prompt's last.
+  bool keep_logits = false;
   SamplingParams sampling;
   // Who guesses what the answer says next, for this request alone. null: prompt lookup.
   std::shared_ptr<DraftProposer> proposer;
@@ -109,7 +114,7 @@ struct StepResult {
       negative_log_likelihood;          // nats, one per prompt token scored in this step, in order
   std::optional<SampledToken> sampled;  // at most one new token
   std::vector<float>
-      logits;  // [vocabulary_size], of the model, for `sampled`; Request::keep_logits
+      logits;  // [vocabulary_size], of the model; Request::keep_logits. Empty: none in this step
   FinishReason finish_reason = FinishReason::kNone;
   std::int64_t evicted_tokens = 0;  // by this step, in the group that evicted most
   // Speculation, on the first token of a pass: how long its draft was, and how much of it was kept.

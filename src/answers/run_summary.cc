@@ -9,8 +9,11 @@
 namespace carousel {
 
 void AddEngineFigures(const SingleSequenceEngine& engine, nlohmann::ordered_json* summary) {
-  const SequenceMetrics metrics = engine.metrics();
-  const EngineConfig& config = engine.config();
+  AddEngineFigures(engine.metrics(), engine.config(), engine.model().spec(), summary);
+}
+
+void AddEngineFigures(const SequenceMetrics& metrics, const EngineConfig& config,
+                      const ModelSpec& model, nlohmann::ordered_json* summary) {
   nlohmann::ordered_json& out = *summary;
   out["resident_tokens"] = metrics.resident_tokens;
   out["max_resident_tokens"] = metrics.max_resident_tokens;
@@ -46,7 +49,7 @@ void AddEngineFigures(const SingleSequenceEngine& engine, nlohmann::ordered_json
   const ProcessMemory memory = ReadProcessMemory();
   out["rss_bytes"] = memory.rss_bytes;
   out["peak_rss_bytes"] = memory.peak_rss_bytes;
-  out["model"] = engine.model().spec().name;
+  out["model"] = model.name;
 }
 
 }  // namespace carousel

@@ -11,5 +11,8 @@ namespace carousel {
 // Adds the cache's figures and settings, the rotation and positions in force, the process's memory
 // and the model's name to a summary.
 void AddEngineFigures(const SingleSequenceEngine& engine, nlohmann::ordered_json* summary);
+// The same of one of many sequences.
+void AddEngineFigures(const SequenceMetrics& metrics, const EngineConfig& config,
+                      const ModelSpec& model, nlohmann::ordered_json* summary);
 
 }  // namespace carousel

@@ -62,10 +62,17 @@ SettingValue ValueOfMember(const Setting& setting, const json& value) {
   return sizes;
 }
 
-// The setting that a member names, of sampling or of the engine.
-const Setting& SettingOf(const std::string& member, bool of_sampling) {
-  const auto is_wanted = [of_sampling](const Setting& setting) {
-    return (setting.group == SettingGroup::kSampling) == of_sampling;
+// Which struct a group's settings are in.
+enum class Owner { kEngine, kSampling, kBeams };
+Owner OwnerOf(SettingGroup group) {
+  if (group == SettingGroup::kSampling) return Owner::kSampling;
+  return group == SettingGroup::kBeams ? Owner::kBeams : Owner::kEngine;
+}
+
+// The owner's setting that a member names.
+const Setting& SettingOf(const std::string& member, Owner owner) {
+  const auto is_wanted = [owner](const Setting& setting) {
+    return OwnerOf(setting.group) == owner;
   };
   const Setting* const setting = FindSetting(member);
   if (setting != nullptr && is_wanted(*setting)) return *setting;
@@ -104,7 +111,7 @@ void ReadEngineSettings(const json& object, ConfigDraft* draft) {
       draft->keeps_all = !value.get<bool>();
       continue;
     }
-    const Setting& setting = SettingOf(member, /*of_sampling=*/false);
+    const Setting& setting = SettingOf(member, Owner::kEngine);
     SetValue(setting, ValueOfMember(setting, value), {.engine = &draft->config});
     draft->NoteGiven(setting);
   }
@@ -113,7 +120,7 @@ void ReadEngineSettings(const json& object, ConfigDraft* draft) {
 void ReadSamplingSettings(const json& object, SamplingParams* params) {
   RequireObject(object);
   for (const auto& [member, value] : object.items()) {
-    const Setting& setting = SettingOf(member, /*of_sampling=*/true);
+    const Setting& setting = SettingOf(member, Owner::kSampling);
     SetValue(setting, ValueOfMember(setting, value), {.sampling = params});
   }
 }

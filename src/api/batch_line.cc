@@ -137,8 +137,12 @@ std::vector<std::string> StopsOf(const json& object, const std::vector<std::stri
 
 // What a request to either of OpenAI's addresses would have answered otherwise.
 void RefuseUnsupported(const json& body) {
-  constexpr std::array kUnsupported = {"tools",    "functions",    "response_format", "logit_bias",
-                                       "logprobs", "top_logprobs", "suffix",          "audio"};
+  constexpr std::array kUnsupported = {
+      "tools", "functions", "response_format", "logit_bias", "logprobs", "top_logprobs", "suffix",
+      "audio",
+      // Of beam searches, as other servers call them.
+      "num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "num_return_sequences",
+      "no_repeat_ngram_size", "stop_criteria", "beam_width", "use_beam_search", "early_stopping"};
   for (const char* member : kUnsupported) {
     const json* value = Find(body, member);
     if (value == nullptr || *value == false || value->empty()) continue;

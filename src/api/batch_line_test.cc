@@ -108,6 +108,9 @@ TEST(BatchLine, EachProblemNamesItsMember) {
       {R"({"custom_id":"a","url":"/v1/chat/completions","body":{"messages":[{"role":"user",)"
        R"("content":"x"}],"tools":[{}]}})",
        "tools: is not supported"},
+      {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":"x","num_beams":4}})",
+       "num_beams: is not supported"},
+      {R"({"custom_id":"a","prompt":"x","num_beams":4})", "num_beams: is unknown"},
       {R"({"custom_id":"a","url":"/v1/completions","body":{"prompt":"x","response_format":)"
        R"({"type":5}}})",
        "response_format: is not supported"}};

@@ -39,6 +39,10 @@ constexpr std::array<NameTable<KvType>, 5> kKvTypes = {{{KvType::kF32, "f32"},
                                                         {KvType::kBf16, "bf16"},
                                                         {KvType::kInt8, "int8"},
                                                         {KvType::kInt4, "int4"}}};
+constexpr std::array<NameTable<StopCriteria>, 3> kStopCriteria = {
+    {{StopCriteria::kEarly, "early"},
+     {StopCriteria::kHeuristic, "heuristic"},
+     {StopCriteria::kNever, "never"}}};
 
 template <typename Table, typename Enum>
 std::string_view NameIn(const Table& table, Enum value) {
@@ -67,6 +71,7 @@ std::string_view Name(Grouping value) { return NameIn(kGroupings, value); }
 std::string_view Name(Budget value) { return NameIn(kBudgets, value); }
 std::string_view Name(KvCrushAnchor value) { return NameIn(kAnchors, value); }
 std::string_view Name(KvType value) { return NameIn(kKvTypes, value); }
+std::string_view Name(StopCriteria value) { return NameIn(kStopCriteria, value); }
 
 std::optional<Aggregation> ParseAggregation(std::string_view name) {
   return ParseIn(kAggregations, name);
@@ -84,5 +89,8 @@ std::optional<KvCrushAnchor> ParseKvCrushAnchor(std::string_view name) {
   return ParseIn(kAnchors, name);
 }
 std::optional<KvType> ParseKvType(std::string_view name) { return ParseIn(kKvTypes, name); }
+std::optional<StopCriteria> ParseStopCriteria(std::string_view name) {
+  return ParseIn(kStopCriteria, name);
+}
 
 }  // namespace carousel

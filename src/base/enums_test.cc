@@ -28,6 +28,7 @@ TEST(Names, RoundTrip) {
   ExpectNames<Budget>(3, ParseBudget);
   ExpectNames<KvCrushAnchor>(5, ParseKvCrushAnchor);
   ExpectNames<KvType>(5, ParseKvType);
+  ExpectNames<StopCriteria>(3, ParseStopCriteria);
 }
 
 TEST(Names, AreThoseOfFlags) {

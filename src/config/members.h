@@ -19,6 +19,8 @@ template <typename Owner, typename Settings>
 auto* OwnerIn(const Settings& settings) {
   if constexpr (std::is_same_v<Owner, SamplingParams>) {
     return settings.sampling;
+  } else if constexpr (std::is_same_v<Owner, BeamParams>) {
+    return settings.beams;
   } else {
     auto* const engine = settings.engine;
     if constexpr (std::is_same_v<Owner, EngineConfig>) {

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "carousel/beam_params.h"
 #include "carousel/config.h"
 #include "carousel/request.h"
 
@@ -19,21 +20,23 @@ namespace carousel {
 struct SettingsView {
   const EngineConfig* engine = nullptr;
   const SamplingParams* sampling = nullptr;
+  const BeamParams* beams = nullptr;
 };
 struct SettingsTarget {
   EngineConfig* engine = nullptr;
   SamplingParams* sampling = nullptr;
-  SettingsView view() const { return {.engine = engine, .sampling = sampling}; }
+  BeamParams* beams = nullptr;
+  SettingsView view() const { return {.engine = engine, .sampling = sampling, .beams = beams}; }
 };
 
 // Part of the settings, as the help groups them.
-enum class SettingGroup { kEviction, kRecall, kCache, kScheduling, kSampling };
+enum class SettingGroup { kEviction, kRecall, kCache, kScheduling, kSampling, kBeams };
 
 // A setting's place in its struct.
 template <typename Value>
-using Member =
-    std::variant<Value CacheConfig::*, Value EvictionConfig::*, Value RecallConfig::*,
-                 Value EngineConfig::*, Value SchedulerConfig::*, Value SamplingParams::*>;
+using Member = std::variant<Value CacheConfig::*, Value EvictionConfig::*, Value RecallConfig::*,
+                            Value EngineConfig::*, Value SchedulerConfig::*,
+                            Value SamplingParams::*, Value BeamParams::*>;
 
 // One of a few, by name.
 struct Choice {

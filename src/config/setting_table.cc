@@ -419,6 +419,59 @@ std::vector<Setting> SamplingSettings() {
   };
 }
 
+std::vector<Setting> BeamSettings() {
+  using Beams = BeamParams;
+  constexpr RangeText kBracket = RangeText::kBracket;
+  return {
+      {.name = "num_beams",
+       .flag = "--num-beams",
+       .value_name = "N",
+       .place = At(&Beams::num_beams),
+       .range = WholeRange{1, kMostBeams, RangeText::kFromTo},
+       .help = "Beam search: the likeliest answer of those that N beams find; 1: no search"},
+      {.name = "num_beam_groups",
+       .flag = "--num-beam-groups",
+       .value_name = "N",
+       .place = At(&Beams::num_beam_groups),
+       .range = WholeRange{1, kMostBeams, RangeText::kFromTo},
+       .help = "Groups of as many beams each, which are kept apart by --diversity-penalty",
+       .depends = true},
+      {.name = "diversity_penalty",
+       .flag = "--diversity-penalty",
+       .value_name = "X",
+       .place = At(&Beams::diversity_penalty),
+       .range = RealRange{0.0, 1e3, kBracket},
+       .help = "Taken from a word's log probability for each beam of an earlier group that has "
+               "just chosen it"},
+      {.name = "length_penalty",
+       .flag = "--length-penalty",
+       .value_name = "X",
+       .place = At(&Beams::length_penalty),
+       .range = RealRange{-10.0, 10.0, kBracket},
+       .help = "Answers are ranked by the sum of log probabilities divided by their length to this "
+               "power: the larger, the longer"},
+      {.name = "num_return_sequences",
+       .flag = "--num-return-sequences",
+       .value_name = "N",
+       .place = At(&Beams::num_return_sequences),
+       .range = WholeRange{1, kMostBeams, RangeText::kFromTo},
+       .help = "How many of the best answers are shown; at most --num-beams",
+       .depends = true},
+      {.name = "no_repeat_ngram_size",
+       .flag = "--no-repeat-ngram-size",
+       .value_name = "N",
+       .place = At(&Beams::no_repeat_ngram_size),
+       .range = WholeRange{0, kVeryMany, kBracket},
+       .help = "No N tokens in a row come twice in prompt and answer; 0: off"},
+      {.name = "stop_criteria",
+       .flag = "--stop-criteria",
+       .value_name = "C",
+       .place = ChoiceAt<&Beams::stop_criteria>(),
+       .help = "When a group that has as many answers as beams ends: early, at once; heuristic, "
+               "when no beam is better as it is; never, when none can become better"},
+  };
+}
+
 std::vector<Setting> AllSettings() {
   std::vector<Setting> all;
   const auto add = [&all](SettingGroup group, const std::vector<Setting>& settings) {
@@ -432,6 +485,7 @@ std::vector<Setting> AllSettings() {
   add(SettingGroup::kCache, CacheSettings());
   add(SettingGroup::kScheduling, SchedulingSettings());
   add(SettingGroup::kSampling, SamplingSettings());
+  add(SettingGroup::kBeams, BeamSettings());
   return all;
 }
 

@@ -21,7 +21,8 @@ namespace {
 struct Structs {
   EngineConfig engine;
   SamplingParams sampling;
-  SettingsTarget target() { return {.engine = &engine, .sampling = &sampling}; }
+  BeamParams beams;
+  SettingsTarget target() { return {.engine = &engine, .sampling = &sampling, .beams = &beams}; }
 };
 
 // The setting that Validate refuses; empty: none.
@@ -29,6 +30,7 @@ std::string Refused(const Structs& structs) {
   try {
     Validate(structs.engine);
     Validate(structs.sampling);
+    Validate(structs.beams);
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
     EXPECT_FALSE(error.problem().empty());

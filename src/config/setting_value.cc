@@ -88,7 +88,8 @@ std::optional<SettingValue> ValueOf(const Setting& setting, SettingsView from) {
 SettingValue DefaultOf(const Setting& setting) {
   static const EngineConfig engine;
   static const SamplingParams sampling;
-  return *ValueOf(setting, {.engine = &engine, .sampling = &sampling});
+  static const BeamParams beams;
+  return *ValueOf(setting, {.engine = &engine, .sampling = &sampling, .beams = &beams});
 }
 
 void SetValue(const Setting& setting, const SettingValue& value, SettingsTarget to) {

@@ -13,5 +13,6 @@ inline constexpr std::int64_t kLargestArea = kLargestSize / 4;
 inline constexpr std::int64_t kLargestBlock = 256;
 inline constexpr std::int64_t kLargestChunk = 65536;
 inline constexpr std::int64_t kMostRequests = 4096;  // side by side
+inline constexpr std::int64_t kMostBeams = 128;      // of one search
 
 }  // namespace carousel

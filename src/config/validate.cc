@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cache/plane_layout.h"
+#include "carousel/beam_params.h"
 #include "carousel/config.h"
 #include "carousel/error.h"
 #include "carousel/request.h"
@@ -132,6 +133,60 @@ void Validate(const EngineConfig& config) {
 
 void Validate(const SamplingParams& params) {
   CheckRanges(SettingGroup::kSampling, {.sampling = &params});
+}
+
+void Validate(const BeamParams& params) {
+  CheckRanges(SettingGroup::kBeams, {.beams = &params});
+  const std::int64_t beams = params.num_beams;
+  const auto require_at_most_beams = [beams](std::string_view field, std::int64_t value) {
+    if (value >= 1 && value <= beams) return;
+    Refuse(field, fmt::format("{} is out of range with {} of num_beams; use a number from 1 to {}, "
+                              "or more beams",
+                              value, beams, beams));
+  };
+  const std::int64_t groups = params.num_beam_groups;
+  require_at_most_beams("num_beam_groups", groups);
+  require_at_most_beams("num_return_sequences", params.num_return_sequences);
+  if (beams % groups != 0) {
+    const std::int64_t below = beams / groups * groups;
+    const std::string mend = below + groups > kMostBeams
+                                 ? fmt::format("{}", below)
+                                 : fmt::format("{} or {}", below, below + groups);
+    Refuse("num_beam_groups",
+           fmt::format("{} groups do not divide the {} of num_beams evenly; use {} beams", groups,
+                       beams, mend));
+  }
+  if (groups > 1 && params.diversity_penalty == 0.0) {
+    Refuse("diversity_penalty",
+           fmt::format("0 keeps {} groups from differing; use a number above 0, or one group",
+                       groups));
+  }
+}
+
+void ValidateForBeams(const SamplingParams& sampling) {
+  Validate(sampling);
+  if (sampling.temperature > 0.0) {
+    Refuse("temperature", fmt::format("{} samples, and a beam search takes the likeliest; use 0",
+                                      sampling.temperature));
+  }
+  const auto refuse_penalty = [](std::string_view field, double value, double off) {
+    if (value == off) return;
+    Refuse(field, fmt::format("{} has no place in a beam search; use {}, and no_repeat_ngram_size "
+                              "against repeats",
+                              value, off));
+  };
+  refuse_penalty("repetition_penalty", sampling.repetition_penalty, 1.0);
+  refuse_penalty("presence_penalty", sampling.presence_penalty, 0.0);
+  refuse_penalty("frequency_penalty", sampling.frequency_penalty, 0.0);
+  if (sampling.max_draft_tokens > 0) {
+    Refuse("max_draft_tokens",
+           fmt::format("{} tokens cannot be guessed ahead in a beam search; use 0",
+                       sampling.max_draft_tokens));
+  }
+  if (sampling.logprobs > 0) {
+    Refuse("logprobs", fmt::format("the {} likeliest tokens are not kept in a beam search; use 0",
+                                   sampling.logprobs));
+  }
 }
 
 }  // namespace carousel

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "carousel/beam_params.h"
 #include "carousel/config.h"
 #include "carousel/error.h"
 #include "carousel/request.h"
@@ -87,6 +88,31 @@ TEST(ValidateSampling, NamesTheField) {
     }
   }
   EXPECT_NO_THROW(Validate(SamplingParams{}));
+}
+
+std::string ProblemOf(const BeamParams& params) {
+  try {
+    Validate(params);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ValidateBeams, NamesFieldAndMend) {
+  EXPECT_EQ(ProblemOf({}), "");
+  EXPECT_EQ(ProblemOf({.num_beams = 6, .num_beam_groups = 3, .diversity_penalty = 0.1}), "");
+  EXPECT_EQ(ProblemOf({.num_beams = 2, .num_beam_groups = 4}),
+            "num_beam_groups: 4 is out of range with 2 of num_beams; use a number from 1 to 2, or "
+            "more beams");
+  EXPECT_EQ(ProblemOf({.num_beam_groups = 0}),
+            "num_beam_groups: 0 is out of range with 1 of num_beams; use a number from 1 to 1, or "
+            "more beams");
+  EXPECT_EQ(ProblemOf({.num_beams = 7, .num_beam_groups = 2}),
+            "num_beam_groups: 2 groups do not divide the 7 of num_beams evenly; use 6 or 8 beams");
+  // 129 are too many.
+  EXPECT_EQ(ProblemOf({.num_beams = 127, .num_beam_groups = 3}),
+            "num_beam_groups: 3 groups do not divide the 127 of num_beams evenly; use 126 beams");
 }
 
 }  // namespace

@@ -86,6 +86,11 @@ void SequenceRun::Submit(Request request) {
   if (request.prompt.empty() && !goes_on) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
   }
+  if (request.is_answer && request.score_prompt) {
+    throw Error(ErrorCode::kInvalidArgument, "score_prompt",
+                "an answer that is given cannot be scored as a prompt; use forced_answer, or leave "
+                "out one of them");
+  }
   const std::int64_t vocabulary = spec_->vocabulary_size;
   RequireTokens("prompt", request.prompt, vocabulary);
   RequireTokens("forced_answer", request.forced_answer, vocabulary);
@@ -131,7 +136,7 @@ void SequenceRun::StartGuessing() {
 std::int64_t SequenceRun::Draft(std::int64_t most) {
   RunningRequest& running = *running_;
   running.draft.clear();
-  if (!running.proposer || ReadsPrompt()) return 0;
+  if (!running.proposer || PromptLeft() > 0) return 0;
   most = std::min(
       {most, running.draft_length->Next(), running.request.max_new_tokens - running.generated - 1});
   if (most <= 0) return 0;
@@ -204,7 +209,7 @@ void SequenceRun::PinSpans(const Request& request) {
 
 std::int64_t SequenceRun::NextTokens() const {
   const std::int64_t left = PromptLeft();
-  if (left == 0) return 1;
+  if (left == 0 || running_->request.is_answer) return 1;
   std::int64_t tokens = std::min(left, config().chunk_size);
   const std::int64_t block_size = config().cache.block_size;
   const std::int64_t beyond = (sequence_->tables().logical_length().value + tokens) % block_size;
@@ -217,11 +222,12 @@ void SequenceRun::Plan() {
   const std::int64_t tokens = NextTokens();
   const bool is_prompt = ReadsPrompt();
   outcome_ = {};
-  if (is_prompt) {
+  if (PromptLeft() > 0) {
     const auto first =
         running_->request.prompt.begin() + static_cast<std::ptrdiff_t>(running_->read);
     outcome_.tokens.assign(first, first + tokens);
-    outcome_.said = running_->read == 0 && running_->begins_with_unread ? 1 : 0;
+    const bool begins_with_said = running_->read == 0 && running_->begins_with_unread;
+    outcome_.said = !is_prompt || begins_with_said ? 1 : 0;
   } else {
     outcome_.tokens = std::exchange(running_->draft, {});
     outcome_.tokens.insert(outcome_.tokens.begin(), *unread_);
@@ -392,7 +398,7 @@ StepResult SequenceRun::End(FinishReason reason) {
 
 void SequenceRun::Read(std::span<const float> logits) {
   if (Scores()) Score(logits);
-  if (!ReadsPrompt()) return ChooseWhileRight(logits);
+  if (PromptLeft() == 0) return ChooseWhileRight(logits);
   // The last row tells of the whole step, as every token attends to those before it: what is not a
   // number ends here, before evictions are chosen by it.
   const auto last_row = logits.last(static_cast<std::size_t>(spec_->vocabulary_size));
@@ -403,13 +409,14 @@ void SequenceRun::Read(std::span<const float> logits) {
     Choose(last_row, &*running_->sampler, &outcome_.results.front());
   } else {
     outcome_.next_logits.assign(last_row.begin(), last_row.end());
+    if (running_->request.keep_logits) outcome_.results.front().logits = outcome_.next_logits;
   }
 }
 
 std::vector<StepResult> SequenceRun::Apply() {
   const bool stops = KeepUntilStop();
   std::vector<StepResult> results = std::move(outcome_.results);
-  const bool answers = !ReadsPrompt();
+  const bool answers = PromptLeft() == 0;
   const std::int64_t kept = answers ? std::ssize(results) : std::ssize(outcome_.tokens);
   sequence_->Commit(std::span(outcome_.tokens).first(static_cast<std::size_t>(kept)),
                     answers ? kept : outcome_.said);

@@ -59,7 +59,8 @@ class SequenceRun {
   bool is_broken() const { return broken_; }
   // Throws carousel::Error then.
   void RefuseBroken() const;
-  bool ReadsPrompt() const { return PromptLeft() > 0; }
+  // An answer that is given is none.
+  bool ReadsPrompt() const { return PromptLeft() > 0 && !running_->request.is_answer; }
   // Whether the sequence is nothing but the first tokens of the request's prompt, so that any other
   // that has read them stands as this one does.
   bool IsBeginningOfPrompt() const;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "carousel/beam_params.h"
 #include "carousel/config.h"
 #include "carousel/error.h"
 #include "carousel/request.h"
@@ -71,7 +72,7 @@ EngineConfig ReadEngineConfig(FuzzInput* input) {
   const bool keeps_all = input->Bits(1) % 4 == 3;
   config.recall.yields = input->Bits(1) % 2 == 1;
   for (const Setting& setting : SettingTable()) {
-    if (setting.group == SettingGroup::kSampling) continue;
+    if (setting.group == SettingGroup::kSampling || setting.group == SettingGroup::kBeams) continue;
     SetValue(setting, ReadSetting(setting, input), {.engine = &config});
   }
   if (keeps_all) config.eviction.reset();
@@ -83,6 +84,15 @@ SamplingParams ReadSamplingParams(FuzzInput* input) {
   for (const Setting& setting : SettingTable()) {
     if (setting.group != SettingGroup::kSampling) continue;
     SetValue(setting, ReadSetting(setting, input), {.sampling = &params});
+  }
+  return params;
+}
+
+BeamParams ReadBeamParams(FuzzInput* input) {
+  BeamParams params;
+  for (const Setting& setting : SettingTable()) {
+    if (setting.group != SettingGroup::kBeams) continue;
+    SetValue(setting, ReadSetting(setting, input), {.beams = &params});
   }
   return params;
 }
@@ -153,17 +163,30 @@ void CheckAccepted(const EngineConfig& config) {
 
 void CheckAccepted(const SamplingParams& params) { CheckEach({.sampling = &params}); }
 
+void CheckAccepted(const BeamParams& params) {
+  CheckEach({.beams = &params});
+  CAROUSEL_CHECK_EQ(params.num_beams % params.num_beam_groups, 0);
+  CAROUSEL_CHECK_LE(params.num_return_sequences, params.num_beams);
+}
+
 }  // namespace
 
 std::vector<std::string> FuzzSeeds() {
   // The defaults, whole and cut off, with nothing evicted, and two that are refused.
   std::string config(2, '\0');
   std::string sampling;
-  for (const Setting& setting : SettingTable())
-    (setting.group == SettingGroup::kSampling ? sampling : config) += BytesOfDefault(setting);
-  const std::string defaults = config + sampling;
+  std::string beams;
+  for (const Setting& setting : SettingTable()) {
+    const bool is_of_engine =
+        setting.group != SettingGroup::kSampling && setting.group != SettingGroup::kBeams;
+    (is_of_engine                               ? config
+     : setting.group == SettingGroup::kSampling ? sampling
+                                                : beams) += BytesOfDefault(setting);
+  }
+  const std::string defaults = config + sampling + beams;
   FuzzInput input(reinterpret_cast<const std::uint8_t*>(defaults.data()), defaults.size());
-  CAROUSEL_CHECK(Accepts(ReadEngineConfig(&input)) && Accepts(ReadSamplingParams(&input)));
+  CAROUSEL_CHECK(Accepts(ReadEngineConfig(&input)) && Accepts(ReadSamplingParams(&input)) &&
+                 Accepts(ReadBeamParams(&input)));
   std::string keeps_all = config;
   keeps_all[0] = 3;
   return {defaults, keeps_all + sampling, config, std::string(30, '\0'), std::string(80, '\x7F')};
@@ -178,5 +201,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (Accepts(config)) CheckAccepted(config);
   const SamplingParams params = ReadSamplingParams(&input);
   if (Accepts(params)) CheckAccepted(params);
+  const BeamParams beams = ReadBeamParams(&input);
+  if (Accepts(beams)) CheckAccepted(beams);
   return 0;
 }
