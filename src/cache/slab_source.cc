@@ -57,6 +57,10 @@ std::byte* HeapSlabs::Take(std::size_t bytes) {
   return slabs_.emplace_back(bytes).data();
 }
 
+void HeapSlabs::Free(const std::byte* slab) noexcept {
+  std::erase_if(slabs_, [slab](const auto& each) { return each.data() == slab; });
+}
+
 FileSlabs::FileSlabs(const std::string& path) : path_(path) {
   file_ = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
   if (file_ < 0) {
