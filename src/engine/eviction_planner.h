@@ -58,6 +58,7 @@ class EvictionPlanner {
   // Takes back what was pinned from `length` on: tokens that never came.
   void TrimPins(std::int64_t length);
   void Clear();
+  std::int64_t bytes() const;  // of what the policies remember
 
  private:
   std::int64_t block_size_ = 0;
