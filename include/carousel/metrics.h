@@ -92,12 +92,14 @@ struct EngineMetrics {
   std::int64_t checkpoint_hits = 0;   // requests that began at one, ever
   std::int64_t preemptions = 0;       // ever: sequences that left the pools for want of room
   std::int64_t moved_out_bytes = 0;   // of sequences that wait outside the pools, now
-  std::int64_t evicted_tokens = 0;    // by all sequences, ever, each as SequenceMetrics has it
-  Histogram queue_time;               // of requests: from Submit until they run
-  Histogram time_to_first_token;      // likewise: from Submit
-  Histogram time_per_output_token;    // of each token after an answer's first: since the one before
-  double attention_seconds = 0.0;     // inside our attention, ever
-  double forward_seconds = 0.0;       // the model's whole forward, attention included, ever
+  // Added up over all steps of all sequences, ever: of each step what it evicted in the group that
+  // evicted most in it, so for a sequence it may come to more than SequenceMetrics has.
+  std::int64_t evicted_tokens = 0;
+  Histogram queue_time;             // of requests: from Submit until they run
+  Histogram time_to_first_token;    // likewise: from Submit
+  Histogram time_per_output_token;  // of each token after an answer's first: since the one before
+  double attention_seconds = 0.0;   // inside our attention, ever
+  double forward_seconds = 0.0;     // the model's whole forward, attention included, ever
 };
 
 }  // namespace carousel

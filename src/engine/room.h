@@ -9,6 +9,7 @@
 #include <map>
 #include <vector>
 
+#include "cache/block_pools.h"
 #include "engine/prefix_index.h"
 #include "engine/request_line.h"
 
@@ -17,28 +18,33 @@ namespace carousel {
 class Room {
  public:
   // All outlive it.
-  Room(std::map<SequenceId, OpenSequence>* sequences, RequestLine* line, PrefixIndex* prefixes)
-      : sequences_(*sequences), line_(*line), prefixes_(*prefixes) {}
+  Room(std::map<SequenceId, OpenSequence>* sequences, RequestLine* line, PrefixIndex* prefixes,
+       const PoolsByShape* pools)
+      : sequences_(*sequences), line_(*line), prefixes_(*prefixes), pools_(*pools) {}
 
-  // Makes some room for a step of `needy`. Nobody leaves who comes before it. One that ran waits
-  // from now on, and is taken off `moving`, which may be null. False: nobody is left to leave.
-  bool FreeSomeFor(OpenSequence* needy, std::vector<OpenSequence*>* moving);
-  // Takes a sequence's blocks out of the pools.
-  void MoveOut(OpenSequence* sequence);
-  // Puts them back; checkpoints leave for it. False: there is no room.
+  // Makes some room for `needy`. Nobody leaves who comes before it, and for one without a request
+  // only others without one. One that ran waits from now on, and is taken off `moving`, which may
+  // be null. False: nobody is left to leave, or there is no memory to leave to.
+  bool FreeSomeFor(OpenSequence* needy, std::vector<OpenSequence*>* moving) noexcept;
+  // Takes the blocks of one that runs out of the pools; it waits until another request has ended.
+  // Throws std::bad_alloc; nothing has changed then.
+  void Preempt(OpenSequence* sequence);
+  // Puts a sequence's blocks back; others leave for it as in FreeSomeFor. False: there is no room,
+  // and nobody has left where all together could not have made it. Throws std::bad_alloc.
   bool MoveIn(OpenSequence* sequence);
-  // The same of one that runs next, with nobody running: who has no request leaves for it as well.
-  bool MoveInAlone(OpenSequence* sequence);
 
   std::int64_t preemptions() const { return preemptions_; }  // ever
 
  private:
-  OpenSequence* LeastRecentlyUsed();
+  void MoveOut(OpenSequence* sequence);
+  bool MayFit(const OpenSequence& open) const;
+  OpenSequence* LeastRecentlyUsedFor(const OpenSequence& needy);
   OpenSequence* LastBehind(const std::vector<OpenSequence*>& line, const OpenSequence& needy);
 
   std::map<SequenceId, OpenSequence>& sequences_;
   RequestLine& line_;
   PrefixIndex& prefixes_;
+  const PoolsByShape& pools_;
   std::int64_t preemptions_ = 0;
 };
 

@@ -52,6 +52,7 @@ Sequence::Sequence(const Sequence& from) : Sequence(from.shared_) {
   released_tokens_ = from.released_tokens_;
   promoted_tokens_ = from.promoted_tokens_;
   promoted_blocks_ = from.promoted_blocks_;
+  counts_ = from.counts_;
   gathered_ = from.gathered_;
   forgotten_ = from.forgotten_;
 }
@@ -374,6 +375,7 @@ void Sequence::Clear() {
   blocks_.BeginStep(tables_.logical_length());
   history_.clear();
   said_.clear();
+  counts_ = {};
   std::fill(released_tokens_.begin(), released_tokens_.end(), 0);
   std::fill(promoted_tokens_.begin(), promoted_tokens_.end(), 0);
   std::fill(forgotten_.begin(), forgotten_.end(), 0);
@@ -429,7 +431,8 @@ std::int64_t Sequence::cache_bytes() const {
 
 std::int64_t Sequence::bytes() const {
   const auto history = static_cast<std::int64_t>(history_.size() * sizeof(TokenId));
-  return cache_bytes() + blocks_.open_bytes() + history + (recall_ ? recall_->store().bytes() : 0);
+  return cache_bytes() + blocks_.open_bytes() + history + eviction_.bytes() +
+         (recall_ ? recall_->store().bytes() : 0);
 }
 
 void Sequence::MoveOut(AlignedBuffer<std::byte>* to) {

@@ -8,6 +8,7 @@
 // before it and are not due again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -27,6 +28,20 @@
 #include "engine/step_trace.h"
 
 namespace carousel {
+
+// What has happened to a sequence since it was made or cleared.
+struct SequenceCounts {
+  std::int64_t max_resident_tokens = 0;
+  std::int64_t evictions = 0;           // steps that evicted
+  std::int64_t tokens_past_window = 0;  // read at positions beyond the trained window
+
+  // Of two times, one after the other.
+  void Add(const SequenceCounts& other) {
+    max_resident_tokens = std::max(max_resident_tokens, other.max_resident_tokens);
+    evictions += other.evictions;
+    tokens_past_window += other.tokens_past_window;
+  }
+};
 
 class Sequence {
  public:
@@ -48,6 +63,9 @@ class Sequence {
   // The last token of each answer so far.
   std::vector<TokenId> LastOfAnswers() const;
   const StepPlan& plan() const { return plan_; }
+  // Its owner counts.
+  SequenceCounts& counts() { return counts_; }
+  const SequenceCounts& counts() const { return counts_; }
 
   // The plan of a step; it stays until the next. Throws carousel::Error (kOutOfMemory) and
   // std::bad_alloc; then there is no step. No other step is at hand.
@@ -84,7 +102,8 @@ class Sequence {
   std::vector<BlockAttention> GatheredAttention(std::int64_t group) const;
 
   std::int64_t cache_bytes() const;  // of its blocks
-  // Of all that it holds and of what it shares, about: blocks, what was evicted of it, its history.
+  // Of all that it holds and of what it shares, about: blocks, what was evicted of it, its history,
+  // what its policies remember.
   std::int64_t bytes() const;
   // Takes its blocks' content out of the pools, to `to`, and puts it back. Between steps. Putting
   // it back throws carousel::Error (kOutOfMemory) where the pools have no room, and nothing has
@@ -130,6 +149,7 @@ class Sequence {
   std::vector<std::int64_t> released_tokens_;  // [groups], past a sliding window: no loss
   std::vector<std::int64_t> promoted_tokens_;  // [groups], ever
   std::int64_t promoted_blocks_ = 0;
+  SequenceCounts counts_;
   std::vector<AttentionRecord> gathered_;  // [groups]; empty: nobody asked
   AlignedBuffer<std::byte> returning_;     // blocks on their way back from the second tier
 

@@ -61,7 +61,7 @@ SequenceRun::SequenceRun(const SequenceRun& from)
       unread_(from.unread_),
       previous_logits_(from.previous_logits_),
       next_logits_(from.next_logits_),
-      metrics_(from.metrics_) {
+      before_(from.before_) {
   CAROUSEL_CHECK(!from.running_.has_value());
 }
 
@@ -81,6 +81,8 @@ void SequenceRun::Submit(Request request) {
   }
   RefuseBroken();
   Validate(request.sampling);
+  if (!request.forced_answer.empty())
+    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
   const bool goes_on = !next_logits_.empty() && request.max_new_tokens > 0;
   if (request.prompt.empty() && !goes_on) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
@@ -93,29 +95,46 @@ void SequenceRun::Submit(Request request) {
     throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
                 fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
   }
-  if (!request.forced_answer.empty())
-    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
+  // What can lack memory comes first, while nothing has changed.
+  RunningRequest running;
+  if (request.max_new_tokens > 0) running.sampler = MakeSampler(request);
+  request.prompt.reserve(request.prompt.size() + 1);
   PinSpans(request);
-  running_.emplace();
   reused_tokens_ = 0;
-  if (request.max_new_tokens > 0) running_->sampler = MakeSampler(request);
   if (unread_) {
     request.prompt.insert(request.prompt.begin(), *unread_);
-    running_->begins_with_unread = true;
+    running.begins_with_unread = true;
     previous_logits_.clear();
     unread_.reset();
   }
-  running_->request = std::move(request);
+  running.request = std::move(request);
+  running_.emplace(std::move(running));
+}
+
+// What lacks memory in the middle of `change` leaves a sequence that must be reset.
+template <typename Change>
+StepResult SequenceRun::FinishOrBreak(Change change) {
+  try {
+    return change();
+  } catch (...) {
+    broken_ = true;
+    running_.reset();
+    throw;
+  }
 }
 
 StepResult SequenceRun::ChooseAtOnce() {
   outcome_ = {};
   Summarise(next_logits_, &summary_);
   Choose(next_logits_);
-  StepResult result = std::move(outcome_.result);
-  next_logits_.clear();
-  Accept(&result);
-  return result;
+  return FinishOrBreak([&] {
+    StepResult result = std::move(outcome_.result);
+    // The logits of a token that has passed since score nothing.
+    previous_logits_.clear();
+    next_logits_.clear();
+    Accept(&result);
+    return result;
+  });
 }
 
 // The request's sampler, which has seen of the history and the prompt what counts as repetition.
@@ -282,7 +301,7 @@ void SequenceRun::GoOnFrom(std::unique_ptr<Sequence> sequence) {
   running_->read = static_cast<std::size_t>(length);
 }
 
-StepResult SequenceRun::End(FinishReason reason) {
+StepResult SequenceRun::End(FinishReason reason) noexcept {
   StepResult result;
   // Of a prompt of which nothing was read, the last answer's token waits on.
   if (running_->read == 0 && running_->begins_with_unread)
@@ -315,12 +334,12 @@ StepResult SequenceRun::Apply() {
   // The logits of a token that has passed since score nothing.
   previous_logits_ = std::move(outcome_.last_logits);
   next_logits_ = std::move(outcome_.next_logits);
-  metrics_.max_resident_tokens =
-      std::max(metrics_.max_resident_tokens, sequence_->resident_tokens());
-  if (result.evicted_tokens > 0) ++metrics_.evictions;
+  SequenceCounts& counts = sequence_->counts();
+  counts.max_resident_tokens = std::max(counts.max_resident_tokens, sequence_->resident_tokens());
+  if (result.evicted_tokens > 0) ++counts.evictions;
   if (const std::int64_t window = spec_->trained_window; window > 0) {
     const std::int64_t last = sequence_->plan().position_ids.back();
-    metrics_.tokens_past_window +=
+    counts.tokens_past_window +=
         std::clamp<std::int64_t>(last + 1 - window, 0, sequence_->plan().tokens);
   }
   if (result.sampled) {
@@ -333,13 +352,7 @@ StepResult SequenceRun::Apply() {
 }
 
 StepResult SequenceRun::Commit() {
-  try {
-    return Apply();
-  } catch (...) {
-    broken_ = true;
-    running_.reset();
-    throw;
-  }
+  return FinishOrBreak([this] { return Apply(); });
 }
 
 void SequenceRun::Abandon() noexcept { sequence_->Abandon(); }
@@ -349,12 +362,18 @@ void SequenceRun::Reset() {
   unread_.reset();
   previous_logits_.clear();
   next_logits_.clear();
+  before_.Add(sequence_->counts());
   sequence_->Clear();
   broken_ = false;
 }
 
 SequenceMetrics SequenceRun::metrics() const {
-  SequenceMetrics metrics = metrics_;
+  SequenceCounts counts = before_;
+  counts.Add(sequence_->counts());
+  SequenceMetrics metrics;
+  metrics.max_resident_tokens = counts.max_resident_tokens;
+  metrics.evictions = counts.evictions;
+  metrics.tokens_past_window = counts.tokens_past_window;
   metrics.logical_tokens = sequence_->tables().logical_length().value;
   metrics.resident_tokens = sequence_->resident_tokens();
   metrics.evicted_tokens = sequence_->evicted_tokens();

@@ -69,9 +69,10 @@ class SequenceRun {
   bool ChoosesAtOnce() const {
     return running_->request.prompt.empty() && running_->generated == 0;
   }
+  // Throws std::bad_alloc alone; nothing has changed then, or the sequence is broken.
   StepResult ChooseAtOnce();
   // Ends the request where it is.
-  StepResult End(FinishReason reason);
+  StepResult End(FinishReason reason) noexcept;
   // Forgets everything.
   void Reset();
 
@@ -123,6 +124,8 @@ class SequenceRun {
   void Score(std::span<const float> logits);
   void Choose(std::span<const float> row);
   StepResult Apply();
+  template <typename Change>
+  StepResult FinishOrBreak(Change change);
   void Accept(StepResult* result);
   void Finish(FinishReason reason, StepResult* result);
 
@@ -139,7 +142,7 @@ class SequenceRun {
   LogitsSummary summary_;  // of the last step's last row
   StepOutcome outcome_;    // of the step at hand
   bool broken_ = false;    // a commit failed half-way
-  SequenceMetrics metrics_;
+  SequenceCounts before_;  // of the times before the resets
 };
 
 }  // namespace carousel
