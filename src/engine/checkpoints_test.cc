@@ -386,6 +386,7 @@ TEST(Preemption, ChangesNoAnswer) {
     EngineConfig config = RandomConfig(&generator);
     config.checkpoint_bytes = Pick(&generator, 0, 1) * (std::int64_t{1} << 20);
     config.scheduler.max_running = 6;
+    if (Pick(&generator, 0, 1) == 0) config.swap_directory = ::testing::TempDir();
     // A sequence alone has room.
     config.cache.limit_tokens = Pick(&generator, 112, 240);
     std::vector<Request> requests;

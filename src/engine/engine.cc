@@ -13,9 +13,9 @@
 #include <set>
 #include <utility>
 
-#include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "cache/moved_blocks.h"
 #include "carousel/error.h"
 #include "engine/cache_memory.h"
 #include "engine/layer_attention.h"
@@ -44,6 +44,11 @@ Error NoRoomToComeBack() {
           "limit, or close other sequences"};
 }
 
+void CountMovedOut(const MovedBlocks& blocks, EngineMetrics* metrics) {
+  metrics->moved_out_bytes += blocks.bytes();
+  if (blocks.is_in_file()) metrics->swapped_bytes += blocks.bytes();
+}
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(std::unique_ptr<Model> model, const EngineConfig& config)
@@ -53,6 +58,7 @@ class EngineImpl final : public Engine {
         attention_(&memory_),
         prefixes_(own_settings_.config.checkpoint_bytes) {
     SettleScheduler();
+    if (!config.swap_directory.empty()) CheckSwapDirectory(config.swap_directory);
     SharedOf(own_settings_)->Reserve();
   }
 
@@ -137,7 +143,8 @@ class EngineImpl final : public Engine {
   std::int64_t step_ = 0;  // tried so far
   StepRows rows_;
   PrefixIndex prefixes_;
-  Room room_{&sequences_, &line_, &prefixes_, &memory_.pools()};
+  Room room_{&sequences_, &line_, &prefixes_, &memory_.pools(),
+             &own_settings_.config.swap_directory};
   std::map<CheckpointId, std::unique_ptr<SequenceRun>> checkpoints_;
   std::int64_t next_checkpoint_ = 0;
   EngineMetrics metrics_;
@@ -183,6 +190,7 @@ EngineConfig EngineImpl::OfSequence(EngineConfig config) const {
   config.cache.limit_bytes = memory_.pools().limit_bytes();
   config.cache.limit_tokens = 0;
   config.checkpoint_bytes = own_settings_.config.checkpoint_bytes;
+  config.swap_directory = own_settings_.config.swap_directory;
   config.scheduler = own_settings_.config.scheduler;
   return config;
 }
@@ -616,7 +624,8 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.checkpoint_bytes = prefixes_.bytes();
   for (const auto& [id, run] : checkpoints_) metrics.checkpoint_bytes += run->sequence().bytes();
   for (const auto& [id, open] : sequences_)
-    metrics.moved_out_bytes += static_cast<std::int64_t>(open.moved_out.size());
+    CountMovedOut(open.moved_out, &metrics);
+  metrics.evicted_blocks = memory_.evicted_blocks();
   metrics.attention_seconds = attention_.seconds();
   return metrics;
 }

@@ -3,10 +3,15 @@
 // for it, and every answer is what it would have been.
 #include <gtest/gtest.h>
 
+#include <sys/types.h>
+
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <map>
 #include <memory>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "carousel/engine.h"
@@ -15,6 +20,36 @@
 #include "testing/failing_memory.h"
 #include "testing/random_cases.h"
 #include "testing/random_draws.h"
+
+namespace {
+
+// How many of the disk's next calls it still does.
+std::int64_t disk_calls_left = carousel::testing::kNoEnd;
+std::int64_t disk_refusals = 0;
+
+bool DiskRefuses() {
+  if (--disk_calls_left >= 0) return false;
+  ++disk_refusals;
+  errno = ENOSPC;
+  return true;
+}
+
+}  // namespace
+
+// The linker puts these in the places of the library's calls.
+extern "C" {
+int __real_fallocate(int file, int mode, off_t offset, off_t bytes);
+int __wrap_fallocate(int file, int mode, off_t offset, off_t bytes) {
+  return DiskRefuses() ? -1 : __real_fallocate(file, mode, offset, bytes);
+}
+
+// Writes half of it before it fails.
+ssize_t __real_pwrite(int file, const void* from, size_t bytes, off_t offset);
+ssize_t __wrap_pwrite(int file, const void* from, size_t bytes, off_t offset) {
+  if (DiskRefuses()) return -1;
+  return __real_pwrite(file, from, disk_calls_left == 0 ? bytes / 2 : bytes, offset);
+}
+}
 
 namespace carousel {
 namespace {
@@ -55,8 +90,10 @@ std::vector<Request> SomeRequests(Generator* generator) {
 // Requests in sequences of their own. Each step may have as much memory as `grant` leaves it.
 class Asking {
  public:
-  explicit Asking(const std::vector<Request>& requests)
-      : engine_(Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), SmallConfig())) {
+  explicit Asking(const std::vector<Request>& requests, const std::string& swap_directory = "") {
+    EngineConfig config = SmallConfig();
+    config.swap_directory = swap_directory;
+    engine_ = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
     for (const Request& request : requests) {
       const SequenceId sequence = engine_->Open();
       asked_[sequence] = request;
@@ -76,7 +113,9 @@ class Asking {
       }
       objects_left = kNoEnd;
       buffers_left = kNoEnd;
+      disk_calls_left = kNoEnd;
       for (const StepOutput& output : outputs) Take(output);
+      swapped_bytes_ = std::max(swapped_bytes_, engine_->metrics().swapped_bytes);
     }
     std::vector<std::vector<TokenId>> answers;
     for (const auto& [sequence, request] : asked_) {
@@ -87,6 +126,7 @@ class Asking {
     return answers;
   }
 
+  std::int64_t swapped_bytes() const { return swapped_bytes_; }  // at most, at once
   std::int64_t preemptions() const { return preemptions_; }
   std::int64_t refused_steps() const { return refused_steps_; }
   std::int64_t failures() const { return failures_; }
@@ -111,6 +151,7 @@ class Asking {
   std::unique_ptr<Engine> engine_;
   std::map<SequenceId, Request> asked_;
   std::map<SequenceId, std::vector<TokenId>> said_;
+  std::int64_t swapped_bytes_ = 0;
   std::int64_t preemptions_ = 0;
   std::int64_t refused_steps_ = 0;
   std::int64_t failures_ = 0;
@@ -140,6 +181,27 @@ TEST(MemoryShortage, ChangesNoAnswer) {
   EXPECT_GT(preemptions, RandomCases(60));
   EXPECT_GT(refused_steps, 0);
   EXPECT_GT(failures, RandomCases(60));
+}
+
+// Sequences that leave for a disk, which has no room for them now and then.
+TEST(MemoryShortage, AFullDiskChangesNoAnswer) {
+  Generator generator(89);
+  std::int64_t swapped_bytes = 0;
+  disk_refusals = 0;
+  for (int scenario = 0; scenario < RandomCases(40); ++scenario) {
+    SCOPED_TRACE(scenario);
+    const std::vector<Request> requests = SomeRequests(&generator);
+    const auto expected = Asking(requests).Answer([] {});
+    Asking asking(requests, ::testing::TempDir());
+    const auto answers = asking.Answer([&] {
+      if (Pick(&generator, 0, 1) == 0) disk_calls_left = Pick(&generator, 0, 12);
+    });
+    ASSERT_EQ(answers, expected);
+    EXPECT_EQ(asking.failures(), 0);
+    swapped_bytes += asking.swapped_bytes();
+  }
+  EXPECT_GT(swapped_bytes, 0);
+  EXPECT_GT(disk_refusals, RandomCases(40) / 4);
 }
 
 // A request is in the line, or it is not there at all.

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "base/clock.h"
+#include "cache/moved_blocks.h"
 #include "carousel/types.h"
 #include "engine/prefix_index.h"
 #include "engine/sequence_run.h"
@@ -22,7 +22,7 @@ struct OpenSequence {
       : id(name), owned_run(std::move(of)) {}
   SequenceRun& run() { return *owned_run; }
   const SequenceRun& run() const { return *owned_run; }
-  bool is_moved_out() const { return moved_out.size() > 0; }
+  bool is_moved_out() const { return !moved_out.empty(); }
 
   SequenceId id;
   std::unique_ptr<SequenceRun> owned_run;
@@ -35,7 +35,7 @@ struct OpenSequence {
   // The request's prompt, where it can begin at a checkpoint.
   std::optional<PrefixChain> chain;
   // Its blocks, while they are out of the pools.
-  AlignedBuffer<std::byte> moved_out;
+  MovedBlocks moved_out;
   // The line's departures when it last found no room beside others, so that it does not try before
   // the next one; -1: it may try.
   std::int64_t lacked_room_at = -1;

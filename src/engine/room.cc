@@ -45,7 +45,7 @@ bool Room::MoveIn(OpenSequence* open) {
 // Nothing where it has no blocks.
 void Room::MoveOut(OpenSequence* open) {
   if (open->run().sequence().cache_bytes() == 0) return;
-  open->run().sequence().MoveOut(&open->moved_out);
+  open->run().sequence().MoveOut(swap_directory_, &open->moved_out);
   ++preemptions_;
 }
 

@@ -12,11 +12,14 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cache/block_table.h"
+#include "cache/moved_blocks.h"
 #include "carousel/request.h"
 #include "engine/attention_record.h"
+#include "engine/block_use.h"
 #include "engine/block_access.h"
 #include "engine/eviction_plan.h"
 #include "engine/eviction_planner.h"
@@ -105,11 +108,13 @@ class Sequence {
   // Of all that it holds and of what it shares, about: blocks, what was evicted of it, its history,
   // what its policies remember.
   std::int64_t bytes() const;
-  // Takes its blocks' content out of the pools, to `to`, and puts it back. Between steps. Putting
-  // it back throws carousel::Error (kOutOfMemory) where the pools have no room, and nothing has
-  // changed; until then the sequence can only be cleared.
-  void MoveOut(AlignedBuffer<std::byte>* to);
-  void MoveIn(const AlignedBuffer<std::byte>& from);
+  // Takes what its blocks hold out of the pools, to `to`: a file in `directory`, or memory where
+  // that is empty or does not take it. Between steps, while it has blocks. Throws std::bad_alloc;
+  // nothing has changed then. Until it is put back the sequence can only be cleared.
+  void MoveOut(const std::string& directory, MovedBlocks* to);
+  // Puts it back. Throws carousel::Error (kOutOfMemory) where the pools have no room, or kIo where a
+  // disk does not give it; nothing has changed then.
+  void MoveIn(const MovedBlocks& from);
   // Memory outside the pools: the open blocks.
   std::int64_t open_bytes() const { return blocks_.open_bytes(); }
   std::int64_t resident_tokens() const;   // the maximum over groups
@@ -129,6 +134,7 @@ class Sequence {
   void Apply(std::int64_t group, const EvictionPlan& plan);
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Store(std::int64_t group, std::span<const std::int64_t> entries);
+  void CountEvicted(std::int64_t group, std::span<const std::int64_t> entries);
   void Return(std::int64_t group, const RecalledBlock& block, const std::byte* data);
   void ExtendRotation();
   void FillPlan(const StepRequest& request);
@@ -150,6 +156,7 @@ class Sequence {
   std::vector<std::int64_t> promoted_tokens_;  // [groups], ever
   std::int64_t promoted_blocks_ = 0;
   SequenceCounts counts_;
+  std::vector<BlockUse> use_;              // [groups]
   std::vector<AttentionRecord> gathered_;  // [groups]; empty: nobody asked
   AlignedBuffer<std::byte> returning_;     // blocks on their way back from the second tier
 
