@@ -217,9 +217,10 @@ ordered_json PercentilesOf(const std::vector<double>& seconds) {
 
 template <typename Histogram>
 ordered_json HistogramJson(const Histogram& histogram) {
-  return {{"bounds", histogram.kBounds},
-          {"counts", histogram.counts},
-          {"mean", histogram.sum / static_cast<double>(std::max<std::int64_t>(1, histogram.count()))}};
+  return {
+      {"bounds", histogram.kBounds},
+      {"counts", histogram.counts},
+      {"mean", histogram.sum / static_cast<double>(std::max<std::int64_t>(1, histogram.count()))}};
 }
 
 ordered_json Line(const ServeResult& result, const RequestLoad& load, std::int64_t concurrency,

@@ -39,11 +39,14 @@ struct SequenceMetrics {
   // was opened: a full disk, a quota, no memory. It then drops its oldest blocks as it does at a
   // limit, and asks again now and then.
   std::int64_t recall_refused_growths = 0;
-  std::string recall_limited_by;       // what the system said the last time; empty: nothing yet
-  std::int64_t recalled_blocks = 0;    // brought back now, over all layers and KV heads
-  std::int64_t promoted_blocks = 0;    // moved back into the cache, ever, over all groups
-  double recall_seconds = 0.0;         // storing and choosing; part of attention_seconds but for
-                                       // storing
+  std::string recall_limited_by;     // what the system said the last time; empty: nothing yet
+  std::int64_t recalled_blocks = 0;  // brought back now, over all layers and KV heads
+  std::int64_t promoted_blocks = 0;  // moved back into the cache, ever, over all groups
+  double recall_seconds = 0.0;       // storing and choosing; part of attention_seconds but for
+                                     // storing
+  // Speculation: tokens that were guessed ahead, ever, and those of them that were right.
+  std::int64_t drafted_tokens = 0;
+  std::int64_t accepted_tokens = 0;
   double attention_seconds = 0.0;      // of the engine: inside our attention, ever
   double forward_seconds = 0.0;        // likewise the model's whole forward, attention included
   Rotation rotation = Rotation::kOff;  // in force: never kAuto
@@ -54,8 +57,8 @@ struct SequenceMetrics {
   bool needs_reset = false;
 };
 
-// How many values were how large, ever: a value counts at the first of Scale's bounds that it is not
-// above.
+// How many values were how large, ever: a value counts at the first of Scale's bounds that it is
+// not above.
 template <typename Scale>
 struct HistogramOf {
   static constexpr auto kBounds = Scale::kBounds;
@@ -88,8 +91,8 @@ struct SecondsScale {
 using Histogram = HistogramOf<SecondsScale>;
 
 struct TokensScale {
-  static constexpr std::array kBounds = {64.0,    128.0,   256.0,   512.0,    1024.0,
-                                         2048.0,  4096.0,  8192.0,  16384.0,  32768.0,
+  static constexpr std::array kBounds = {64.0,    128.0,    256.0,    512.0,    1024.0,
+                                         2048.0,  4096.0,   8192.0,   16384.0,  32768.0,
                                          65536.0, 131072.0, 262144.0, 524288.0, 1048576.0};
 };
 using TokenHistogram = HistogramOf<TokensScale>;
@@ -109,6 +112,8 @@ struct EngineMetrics {
   std::int64_t requests_waiting = 0;  // now, for their turn or for memory
   std::int64_t steps = 0;             // forward passes, ever
   std::int64_t rows = 0;              // of them, ever: tokens that were read
+  std::int64_t drafted_tokens = 0;    // of the rows, ever: guesses at what an answer says next
+  std::int64_t accepted_tokens = 0;   // of those, ever: that were right
   std::int64_t cache_bytes = 0;       // of blocks in use
   std::int64_t reserved_bytes = 0;    // that the pools hold
   std::int64_t limit_bytes = 0;       // of the pools; 0: none
@@ -122,7 +127,7 @@ struct EngineMetrics {
   // Added up over all steps of all sequences, ever: of each step what it evicted in the group that
   // evicted most in it, so for a sequence it may come to more than SequenceMetrics has.
   std::int64_t evicted_tokens = 0;
-  EvictedBlocks evicted_blocks;  // by all sequences, ever
+  EvictedBlocks evicted_blocks;     // by all sequences, ever
   Histogram queue_time;             // of requests: from Submit until they run
   Histogram time_to_first_token;    // likewise: from Submit
   Histogram time_per_output_token;  // of each token after an answer's first: since the one before

@@ -45,8 +45,8 @@ TEST_F(MovedBlocksTest, GiveBackWhatTheyTook) {
     std::vector<std::byte> read(10'000);
     for (const std::size_t at : {990'000, 0, 5'000}) {
       blocks.Read(static_cast<std::size_t>(at), read);
-      EXPECT_TRUE(std::equal(read.begin(), read.end(),
-                             bytes.begin() + static_cast<std::ptrdiff_t>(at)));
+      EXPECT_TRUE(
+          std::equal(read.begin(), read.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at)));
     }
     // The file has no name.
     EXPECT_TRUE(std::filesystem::is_empty(folder_));

@@ -332,8 +332,9 @@ std::vector<Setting> SchedulingSettings() {
        .flag = "--swap-dir",
        .value_name = "ram|DIR",
        .place = At(&EngineConfig::swap_directory),
-       .help = "Where blocks lie of requests that have made room for others: in memory, or in files "
-               "in a folder, which are unlinked at once; where its disk has no room, in memory",
+       .help =
+           "Where blocks lie of requests that have made room for others: in memory, or in files "
+           "in a folder, which are unlinked at once; where its disk has no room, in memory",
        .empty_word = "ram"},
   };
 }
@@ -405,6 +406,19 @@ std::vector<Setting> SamplingSettings() {
        .place = At(&Sampling::logprobs),
        .range = WholeRange{0, 20, kBracket},
        .help = "Report the N likeliest tokens at each place in the JSON"},
+      {.name = "max_draft_tokens",
+       .flag = "--draft-max",
+       .value_name = "N",
+       .place = At(&Sampling::max_draft_tokens),
+       .range = WholeRange{0, 63, kBracket},
+       .help = "Guess up to N tokens ahead from what was said before: the same answer, and faster "
+               "where it repeats; 0: off"},
+      {.name = "draft_ngram",
+       .flag = "--draft-ngram",
+       .value_name = "N",
+       .place = At(&Sampling::draft_ngram),
+       .range = WholeRange{1, 32, kBracket},
+       .help = "Guess where the last N tokens have stood together before"},
   };
 }
 

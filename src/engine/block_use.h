@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// When each block of a cache group was last of use: written to, or given more than its even share of
-// the attention that the policy counts. For metrics; nothing is decided by it.
+// When each block of a cache group was last of use: written to, or given more than its even share
+// of the attention that the policy counts. For metrics; nothing is decided by it.
 #pragma once
 
 #include <cstdint>

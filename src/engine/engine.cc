@@ -118,6 +118,8 @@ class EngineImpl final : public Engine {
   void CountToken(OpenSequence* sequence);
   void GoOnFromCheckpoint(OpenSequence* sequence);
   std::vector<OpenSequence*> Choose();
+  void Guess(const std::vector<OpenSequence*>& moving);
+  void ReserveOutputs();
   void ChooseAtOnce(std::vector<StepOutput>* outputs);
   bool PlanOne(OpenSequence* sequence, std::vector<OpenSequence*>* moving);
   // Each drops those that fail from `moving`, with an output.
@@ -467,7 +469,26 @@ std::vector<OpenSequence*> EngineImpl::Choose() {
                           : ChooseRunning(runnable, config().scheduler.max_rows);
   std::vector<OpenSequence*> moving;
   for (const std::size_t i : chosen) moving.push_back(who[i]);
+  Guess(moving);
   return moving;
+}
+
+// Answers guess ahead in rows that are left, together as far as one of them may alone: a row more
+// costs a pass the more, the more rows it has.
+void EngineImpl::Guess(const std::vector<OpenSequence*>& moving) {
+  std::int64_t rows = config().scheduler.max_rows;
+  std::int64_t most = 0;
+  std::int64_t answers = 0;
+  for (OpenSequence* open : moving) {
+    rows -= open->run().NextTokens();
+    if (open->run().ReadsPrompt()) continue;
+    ++answers;
+    most = std::max(most, open->run().request().sampling.max_draft_tokens);
+  }
+  std::int64_t left = std::min(rows, most);
+  if (left <= 0) return;
+  const std::int64_t share = std::max<std::int64_t>(1, left / answers);
+  for (OpenSequence* open : moving) left -= open->run().Draft(std::min(left, share));
 }
 
 // One that finds no room behind others waits for them: false.
@@ -562,12 +583,15 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
                         std::vector<StepOutput>* outputs) {
   for (OpenSequence* open : moving) {
     try {
-      StepResult result = open->run().Commit();
-      metrics_.rows += result.tokens_processed;
-      metrics_.evicted_tokens += result.evicted_tokens;
-      if (result.sampled) CountToken(open);
+      for (StepResult& result : open->run().Commit()) {
+        metrics_.rows += result.tokens_processed + result.drafted_tokens - result.accepted_tokens;
+        metrics_.drafted_tokens += result.drafted_tokens;
+        metrics_.accepted_tokens += result.accepted_tokens;
+        metrics_.evicted_tokens += result.evicted_tokens;
+        if (result.sampled) CountToken(open);
+        outputs->push_back(OutputOf(*open, std::move(result)));
+      }
       open->last_step = step_;
-      outputs->push_back(OutputOf(*open, std::move(result)));
     } catch (...) {
       AddFailure(open, std::current_exception(), outputs);
     }
@@ -587,10 +611,20 @@ void EngineImpl::Pass(std::vector<OpenSequence*>* moving, std::vector<StepOutput
   Commit(*moving, outputs);
 }
 
+// So that a step lacks no memory for what it has done: one for each request at most, and for tokens
+// that were guessed, of which all together have as many as one of them may.
+void EngineImpl::ReserveOutputs() {
+  std::int64_t drafted = 0;
+  for (const auto* line : {&line_.running(), &line_.waiting()}) {
+    for (const OpenSequence* open : *line)
+      drafted = std::max(drafted, open->run().request().sampling.max_draft_tokens);
+  }
+  outputs_.reserve(outputs_.size() + static_cast<std::size_t>(line_.size() + drafted));
+}
+
 std::vector<StepOutput> EngineImpl::Step() {
   CAROUSEL_CHECK(HasWork());
-  // One for each request at most, so that none lacks memory for what has been done.
-  outputs_.reserve(outputs_.size() + static_cast<std::size_t>(line_.size()));
+  ReserveOutputs();
   EndSome(&outputs_);
   ++step_;
   Admit(&outputs_);
@@ -623,8 +657,7 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.checkpoints = prefixes_.size() + std::ssize(checkpoints_);
   metrics.checkpoint_bytes = prefixes_.bytes();
   for (const auto& [id, run] : checkpoints_) metrics.checkpoint_bytes += run->sequence().bytes();
-  for (const auto& [id, open] : sequences_)
-    CountMovedOut(open.moved_out, &metrics);
+  for (const auto& [id, open] : sequences_) CountMovedOut(open.moved_out, &metrics);
   metrics.evicted_blocks = memory_.evicted_blocks();
   metrics.attention_seconds = attention_.seconds();
   return metrics;

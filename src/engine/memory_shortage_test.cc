@@ -81,6 +81,7 @@ std::vector<Request> SomeRequests(Generator* generator) {
     if (Pick(generator, 0, 1) == 0) {
       request.sampling = {.temperature = 1.0, .repetition_penalty = 1.2, .seed = 7};
     }
+    request.sampling.max_draft_tokens = Pick(generator, 0, 1) * 4;
     request.priority = Pick(generator, 0, 2);
     requests.push_back(request);
   }

@@ -19,8 +19,8 @@
 #include "cache/moved_blocks.h"
 #include "carousel/request.h"
 #include "engine/attention_record.h"
-#include "engine/block_use.h"
 #include "engine/block_access.h"
+#include "engine/block_use.h"
 #include "engine/eviction_plan.h"
 #include "engine/eviction_planner.h"
 #include "engine/key_rotation.h"
@@ -70,7 +70,8 @@ class Sequence {
   SequenceCounts& counts() { return counts_; }
   const SequenceCounts& counts() const { return counts_; }
 
-  // The plan of a step; it stays until the next. Throws carousel::Error (kOutOfMemory) and
+  // The plan of a step; it stays until the next. Of an answer's tokens it may take fewer than
+  // asked, so that each could be a step of its own. Throws carousel::Error (kOutOfMemory) and
   // std::bad_alloc; then there is no step. No other step is at hand.
   const StepPlan& Plan(const StepRequest& request);
 
@@ -78,10 +79,13 @@ class Sequence {
 
   // Codes keys and values [tokens, Hkv * dim] of the layer into the blocks.
   void Write(std::int64_t layer, const float* k, const float* v);
-  // The layer's tasks, one per group, appended to `tasks`; their mass goes to the trace.
-  void AddTasks(std::int64_t layer, const float* q, float* out, std::vector<AttentionTask>* tasks);
-  // The layer for recall, whose tasks AddTasks has made.
-  RecallLayer LayerForRecall(std::int64_t layer, std::span<const AttentionTask> tasks);
+  // The tasks of a stage of the layer, one per group, appended to `tasks`; their mass goes to the
+  // trace. q and out are the step's.
+  void AddTasks(std::int64_t layer, std::int64_t stage, const float* q, float* out,
+                std::vector<AttentionTask>* tasks);
+  // The stage's layer for recall, whose tasks AddTasks has made. Stages that recall come in order.
+  RecallLayer LayerForRecall(std::int64_t layer, std::int64_t stage,
+                             std::span<const AttentionTask> tasks);
   // nullptr: nothing is recalled.
   RecallTasks* recall_tasks() { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
   RecallState* recall() { return recall_ ? &*recall_ : nullptr; }
@@ -90,8 +94,9 @@ class Sequence {
   void Trace(std::int64_t layer, const float* q, const float* k, const float* v);
 
   // Applies the trace of the step, in which the model has asked for every layer (CHECKed), and
-  // takes its `tokens` into the history; the first `said` of them were sampled. Throws
-  // std::bad_alloc alone: the sequence must then be cleared.
+  // takes its `tokens` into the history; the first `said` of them were sampled. Of an answer they
+  // may be the first of the step's alone: what follows has not been. Throws std::bad_alloc alone:
+  // the sequence must then be cleared.
   void Commit(std::span<const TokenId> tokens, std::int64_t said);
   // The step has not been. Also without a step at hand.
   void Abandon() noexcept;
@@ -112,8 +117,8 @@ class Sequence {
   // that is empty or does not take it. Between steps, while it has blocks. Throws std::bad_alloc;
   // nothing has changed then. Until it is put back the sequence can only be cleared.
   void MoveOut(const std::string& directory, MovedBlocks* to);
-  // Puts it back. Throws carousel::Error (kOutOfMemory) where the pools have no room, or kIo where a
-  // disk does not give it; nothing has changed then.
+  // Puts it back. Throws carousel::Error (kOutOfMemory) where the pools have no room, or kIo where
+  // a disk does not give it; nothing has changed then.
   void MoveIn(const MovedBlocks& from);
   // Memory outside the pools: the open blocks.
   std::int64_t open_bytes() const { return blocks_.open_bytes(); }
@@ -128,6 +133,7 @@ class Sequence {
   // Now in the group's table no more; what has only left a sliding window is no loss.
   std::int64_t Forgotten(std::int64_t group) const;
   void Evict(const StepRequest& request);
+  std::vector<std::int64_t> BlocksPastWindow(std::int64_t group, std::int64_t tokens) const;
   void ReleasePastWindows();
   void EvictLayers(std::int64_t room_tokens);
   void MakeRoom(std::int64_t group, const EvictionPlan& plan);
@@ -138,8 +144,12 @@ class Sequence {
   void Return(std::int64_t group, const RecalledBlock& block, const std::byte* data);
   void ExtendRotation();
   void FillPlan(const StepRequest& request);
-  void PlanGroup(std::int64_t group);
-  void Observe(std::int64_t group);
+  std::int64_t LimitTogether(std::int64_t tokens) const;
+  void PlanGroup(std::int64_t group, StagePlan* stage);
+  TableEntry LastEntryOf(std::int64_t group, const StagePlan& stage) const;
+  void Observe(std::int64_t group, std::int64_t stage);
+  void ObserveStages(std::int64_t group, std::int64_t stages);
+  void DropFrom(std::int64_t stay);
   void AddToHistory(std::span<const TokenId> tokens, std::int64_t said);
 
   SharedCache* shared_;
