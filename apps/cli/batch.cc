@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <ctime>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "answers/answer.h"
@@ -65,7 +67,8 @@ class RequestFile {
 struct BatchJob {
   BatchLine line;
   std::int64_t prompt_tokens = 0;
-  std::vector<Answer> answers;  // [as many as it asks for]
+  std::int64_t reused_tokens = 0;  // of them: not read, since a checkpoint had them
+  std::vector<Answer> answers;     // [as many as it asks for]
   std::int64_t unanswered = 0;
   std::vector<SequenceId> open;  // of its answers, and of the prompt that they share
 };
@@ -76,6 +79,8 @@ struct BatchPart {
   std::int64_t index = 0;  // of the answer; -1: the reading
   std::optional<AnswerBuilder> builder;
   RequestId request;
+
+  bool reads_prompt() const { return index < 0 || job->answers.size() == 1; }
 };
 
 class Batch {
@@ -93,9 +98,9 @@ class Batch {
   // Until all is answered, or `interrupt` is raised.
   void Run(const Interrupt& interrupt) {
     while (!interrupt.raised()) {
-      while (jobs_ < flags_.config.scheduler.max_running && StartNext()) {
+      while (wanted_ < flags_.config.scheduler.max_running && StartNext()) {
       }
-      if (jobs_ == 0) return;
+      if (wanted_ == 0) return;
       for (StepOutput& output : engine_.Step()) Take(&output);
       ShowProgress();
     }
@@ -132,7 +137,7 @@ class Batch {
     const BatchRequest& asked = *job->line.request;
     job->answers.resize(static_cast<std::size_t>(asked.answers));
     job->unanswered = asked.answers;
-    ++jobs_;
+    wanted_ += asked.answers;
     const SequenceId sequence = engine_.Open();
     job->open.push_back(sequence);
     try {
@@ -230,6 +235,7 @@ class Batch {
     if (part.builder) part.builder->Take(std::move(output->result));
     if (!has_ended) return;
     const std::shared_ptr<BatchJob> job = part.job;
+    if (part.reads_prompt()) job->reused_tokens = engine_.metrics(output->sequence).reused_tokens;
     if (!part.builder) {
       parts_.erase(found);
       return AskAll(job, output->sequence);
@@ -242,8 +248,10 @@ class Batch {
     parts_.erase(found);
     if (--job->unanswered > 0) return;
     prompt_tokens_ += job->prompt_tokens;
-    out_.Write(AnswerLine(job->line, job->answers, engine_.metrics(output->sequence),
-                          engine_.model().spec().name, std::time(nullptr)));
+    SequenceMetrics metrics = engine_.metrics(output->sequence);
+    metrics.reused_tokens = job->reused_tokens;
+    out_.Write(AnswerLine(job->line, job->answers, metrics, engine_.model().spec().name,
+                          std::time(nullptr)));
     ++answered_;
     Close(job.get());
   }
@@ -253,7 +261,7 @@ class Batch {
       engine_.Close(sequence);
       parts_.erase(sequence);
     }
-    --jobs_;
+    wanted_ -= std::ssize(job->answers);
   }
 
   void GiveUp(BatchJob* job, std::string_view problem, bool is_ours) {
@@ -290,7 +298,7 @@ class Batch {
   Progress& progress_;
   std::optional<TurnFormat> turns_;
   std::map<SequenceId, BatchPart> parts_;
-  std::int64_t jobs_ = 0;  // lines that are being answered
+  std::int64_t wanted_ = 0;  // answers, by the lines that are being answered
   Clock::time_point begin_ = Clock::now();
   std::int64_t total_;
   std::int64_t answered_ = 0;
@@ -302,8 +310,30 @@ class Batch {
 
 }  // namespace
 
+namespace {
+
+// Answers among the requests would be lost, and requests would be taken for answers.
+void RefuseOneFileForBoth(const BatchFlags& flags) {
+  if (flags.requests == "-" || flags.out == "-") return;
+  std::error_code missing;
+  if (!std::filesystem::equivalent(flags.requests, flags.out, missing)) return;
+  if (std::filesystem::is_character_file(flags.out, missing)) return;
+  throw Error(ErrorCode::kInvalidArgument, "out",
+              fmt::format("{} is the file of the requests; give another one", flags.out));
+}
+
+// A line's answers go in line together.
+EngineConfig ConfigOf(const BatchFlags& flags) {
+  EngineConfig config = flags.config;
+  config.scheduler.max_waiting = std::max(config.scheduler.max_waiting, kMostAnswers);
+  return config;
+}
+
+}  // namespace
+
 int RunBatch(const BatchFlags& flags, Backend* backend, Console* console) {
-  RequestFile requests(ReadPromptFile(flags.requests),
+  RefuseOneFileForBoth(flags);
+  RequestFile requests(ReadPromptLines(flags.requests),
                        {.sampling = flags.sampling.params,
                         .stops = flags.sampling.stops,
                         .max_new_tokens = flags.sampling.max_new_tokens,
@@ -312,7 +342,7 @@ int RunBatch(const BatchFlags& flags, Backend* backend, Console* console) {
   std::unique_ptr<Model> model = backend->LoadModel(flags.model);
   const std::unique_ptr<Tokenizer> tokenizer =
       backend->LoadTokenizer(flags.model, model->spec().vocabulary_size);
-  const std::unique_ptr<Engine> engine = Engine::Create(std::move(model), flags.config);
+  const std::unique_ptr<Engine> engine = Engine::Create(std::move(model), ConfigOf(flags));
   TellYieldedSizes(flags.config, engine->config(), engine->model().spec(), &console->err);
   Interrupt interrupt;
   interrupt.Watch();

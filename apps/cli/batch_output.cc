@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -27,15 +28,14 @@ BatchOutput::BatchOutput(const std::string& path, int stdout_fd) : name_(path) {
     return;
   }
   owned_ = true;
-  fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  struct stat status {};
+  const bool is_stream = stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
+  // A pipe that we could read from ourselves would never end for who waits at the other end.
+  fd_ = open(path.c_str(), (is_stream ? O_WRONLY : O_RDWR | O_CREAT) | O_CLOEXEC, 0666);
   if (fd_ < 0) Fail(errno);
   try {
     if (IsRegularFile(fd_)) {
-      if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-        throw Error(ErrorCode::kIo, "out",
-                    fmt::format("another batch is writing to {}; wait for it, or give another file",
-                                name_));
-      }
+      Lock();
       ReadFound();
     }
   } catch (...) {
@@ -46,6 +46,24 @@ BatchOutput::BatchOutput(const std::string& path, int stdout_fd) : name_(path) {
 
 BatchOutput::~BatchOutput() {
   if (owned_ && fd_ >= 0) close(fd_);
+}
+
+// Against another batch whose lines would come between ours.
+void BatchOutput::Lock() {
+  int locked = -1;
+  do {
+    locked = flock(fd_, LOCK_EX | LOCK_NB);
+  } while (locked != 0 && errno == EINTR);
+  if (locked == 0) return;
+  if (errno == EWOULDBLOCK) {
+    throw Error(
+        ErrorCode::kIo, "out",
+        fmt::format("another batch is writing to {}; wait for it, or give another file", name_));
+  }
+  throw Error(ErrorCode::kIo, "out",
+              fmt::format("{} cannot be locked against other batches: {}; give a file on another "
+                          "file system, or -",
+                          name_, std::strerror(errno)));
 }
 
 // Leaves the file at its end, behind its last whole line.
@@ -64,22 +82,28 @@ void BatchOutput::ReadFound() {
   for (std::string_view rest(text.data(), whole); !rest.empty();) {
     ++number;
     const std::string_view line = TakeLine(&rest);
-    if (line.empty() || line.front() != '{' || line.back() != '}') {
-      throw Error(ErrorCode::kIo, "out",
-                  fmt::format("line {} of {} is none of a batch; give a new file, or one that a "
-                              "batch has written",
-                              number, name_));
-    }
+    if (PieceOf(line) != OutputPiece::kLine) RefuseLine(number);
     ++found_[CustomIdOf(line)];
   }
-  if (whole < text.size() && text.front() != '{') {
-    throw Error(ErrorCode::kIo, "out",
-                fmt::format("{} is none of a batch; give a new file, or one that a batch has "
-                            "written",
-                            name_));
+  if (whole == text.size()) return;
+  // The last line's end is missing, or more of it.
+  const std::string_view last = std::string_view(text).substr(whole);
+  const OutputPiece piece = PieceOf(last);
+  if (piece == OutputPiece::kNeither) RefuseLine(number + 1);
+  if (piece == OutputPiece::kLine) {
+    ++found_[CustomIdOf(last)];
+    if (const int error = AppendWhole(fd_, "\n"); error != 0) Fail(error);
+    return;
   }
   if (ftruncate(fd_, static_cast<off_t>(whole)) != 0) Fail(errno);
   if (lseek(fd_, static_cast<off_t>(whole), SEEK_SET) < 0) Fail(errno);
+}
+
+void BatchOutput::RefuseLine(std::int64_t number) const {
+  throw Error(ErrorCode::kIo, "out",
+              fmt::format("line {} of {} is none that a batch has written; give a new file, or one "
+                          "that a batch has written",
+                          number, name_));
 }
 
 bool BatchOutput::TakeFound(const std::optional<std::string>& custom_id) {

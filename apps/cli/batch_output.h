@@ -15,8 +15,8 @@ namespace carousel {
 class BatchOutput {
  public:
   // `path` "-" is `stdout_fd`, which is not owned and begins empty. Takes half a line at a file's
-  // end away. Throws as well for a file that holds something else than JSON lines, and for one that
-  // another batch is writing to.
+  // end away, and ends one that lacks its end alone. Throws as well for a file that holds something
+  // else than a batch's lines, which stays as it is, and for one that another batch is writing to.
   BatchOutput(const std::string& path, int stdout_fd);
   ~BatchOutput();
   BatchOutput(const BatchOutput&) = delete;
@@ -31,7 +31,9 @@ class BatchOutput {
   void Close();
 
  private:
+  void Lock();
   void ReadFound();
+  [[noreturn]] void RefuseLine(std::int64_t number) const;
   [[noreturn]] void Fail(int error) const;
 
   std::string name_;

@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // carousel batch over a tiny model.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "testing/tiny_backend.h"
@@ -102,7 +111,10 @@ TEST_F(BatchTest, GoesOnWhereItWas) {
   const auto whole = Lines();
   ASSERT_EQ(whole.size(), std::size_t{4});
   const std::string text = Get("out.jsonl");
-  for (std::size_t bytes = 0; bytes <= text.size(); bytes += 7) {
+  std::vector<std::size_t> ends = {text.size() - 1,
+                                   text.find('\n')};  // a line's end alone is missing
+  for (std::size_t bytes = 0; bytes <= text.size(); bytes += 7) ends.push_back(bytes);
+  for (const std::size_t bytes : ends) {
     Put("out.jsonl", text.substr(0, bytes));
     const ProgramResult result = Batch(requests, {"--raw"});
     ASSERT_EQ(result.status, 0) << result.err;
@@ -111,7 +123,9 @@ TEST_F(BatchTest, GoesOnWhereItWas) {
 }
 
 TEST_F(BatchTest, AFileOfSomethingElseIsLeftAlone) {
-  for (const char* content : {"my diary\n", "no newline"}) {
+  for (const char* content :
+       {"my diary\n", "no newline", R"({"a":1})", "{\"a\":1}\n", R"({"a":1,)",
+        R"({"custom_id":"a","prompt":"1"})", "{\"custom_id\":\"a\",\"prompt\":\"1\"}\n"}) {
     Put("out.jsonl", content);
     const ProgramResult result = Batch(Plain("a", "1"), {"--raw"});
     EXPECT_EQ(result.status, 1);
@@ -161,6 +175,96 @@ TEST_F(BatchTest, GivesSeveralAnswersToAPrompt) {
   }
   EXPECT_EQ(lines.at("three")["response"]["body"]["usage"]["prompt_tokens"],
             lines.at("a")["response"]["body"]["usage"]["prompt_tokens"]);
+}
+
+TEST_F(BatchTest, CountsWhatAllAnswersShare) {
+  std::string prompt;
+  for (int i = 0; i < 300; ++i) prompt += "word ";
+  std::string requests;
+  for (int i = 0; i < 2; ++i) {
+    requests += R"({"custom_id":")" + std::to_string(i) +
+                R"(","url":"/v1/completions","body":{"max_tokens":2,"n":3,"prompt":")" + prompt +
+                "\"}}\n";
+  }
+  const ProgramResult result = Batch(requests, {"--concurrency", "1"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto cached = [lines = Lines()](const char* id) -> std::int64_t {
+    return lines.at(id)["response"]["body"]["usage"]["prompt_tokens_details"]["cached_tokens"];
+  };
+  EXPECT_EQ(cached("0"), 0);
+  EXPECT_GE(cached("1"), 1024);
+}
+
+// All of them in line at once would be more than may wait.
+TEST_F(BatchTest, GivesAsManyAnswersAsMayBeAskedFor) {
+  std::string requests;
+  for (int i = 0; i < 12; ++i) {
+    requests += R"({"custom_id":")" + std::to_string(i) +
+                R"(","url":"/v1/completions","body":{"prompt":"1 2","max_tokens":1,"n":128}})" +
+                "\n";
+  }
+  const ProgramResult result = Batch(requests, {"--concurrency", "12"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.err.find("12 answered, 0 failed"), std::string::npos) << result.err;
+  for (const auto& [id, line] : Lines())
+    EXPECT_EQ(line["response"]["body"]["choices"].size(), std::size_t{128});
+}
+
+TEST_F(BatchTest, ABadByteIsOneLinesError) {
+  const ProgramResult result =
+      Batch(Plain("a", "1") + Plain("b", "2 \xFF") + Plain("c", "3"), {"--raw"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), std::size_t{3});
+  EXPECT_TRUE(lines.at("a").contains("text"));
+  EXPECT_TRUE(lines.at("c").contains("text"));
+  const std::string message = lines.at("")["error"]["message"];
+  EXPECT_NE(message.find("line 2 is not valid UTF-8 (0xff at byte 29"), std::string::npos)
+      << message;
+}
+
+TEST_F(BatchTest, OneFileIsNotBoth) {
+  const std::string requests = Plain("a", "1");
+  const std::string path = Put("requests.jsonl", requests);
+  std::filesystem::create_symlink(path, Path("symlink"));
+  std::filesystem::create_hard_link(path, Path("hardlink"));
+  for (const std::string& out :
+       {path, Path("symlink"), Path("hardlink"), Path("./requests.jsonl")}) {
+    const ProgramResult result = Run({"batch", "--raw", "--requests", path, "--out", out});
+    EXPECT_EQ(result.status, 2) << result.err;
+    EXPECT_NE(result.err.find("--out: "), std::string::npos) << result.err;
+    EXPECT_EQ(Get("requests.jsonl"), requests);
+  }
+}
+
+TEST_F(BatchTest, TwoBatchesDoNotWriteToOneFile) {
+  const std::string path = Put("out.jsonl", "");
+  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(flock(fd, LOCK_EX), 0);
+  const ProgramResult result = Batch(Plain("a", "1"), {"--raw"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_NE(result.err.find("another batch is writing"), std::string::npos) << result.err;
+  EXPECT_EQ(Get("out.jsonl"), "");
+  close(fd);
+  EXPECT_EQ(Batch(Plain("a", "1"), {"--raw"}).status, 0);
+}
+
+// Requests through a pipe, and answers through another.
+TEST_F(BatchTest, ReadsAndWritesPipes) {
+  ASSERT_EQ(mkfifo(Path("in").c_str(), 0600), 0);
+  ASSERT_EQ(mkfifo(Path("out").c_str(), 0600), 0);
+  std::thread writer([&] {
+    std::ofstream stream(Path("in"));
+    for (int i = 0; i < 20; ++i) stream << Plain(std::to_string(i), "1 2 3") << std::flush;
+  });
+  std::string answers;
+  std::thread reader([&] { answers = Get("out"); });
+  const ProgramResult result =
+      Run({"batch", "--raw", "--requests", Path("in"), "--out", Path("out")});
+  writer.join();
+  reader.join();
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), '\n'), 20);
 }
 
 TEST_F(BatchTest, NamesWhatIsMissing) {

@@ -215,6 +215,14 @@ ordered_json PercentilesOf(const std::vector<double>& seconds) {
           {"p99", 1e3 * Percentile(seconds, 0.99)}};
 }
 
+template <typename Histogram>
+ordered_json HistogramJson(const Histogram& histogram) {
+  return {
+      {"bounds", histogram.kBounds},
+      {"counts", histogram.counts},
+      {"mean", histogram.sum / static_cast<double>(std::max<std::int64_t>(1, histogram.count()))}};
+}
+
 ordered_json Line(const ServeResult& result, const RequestLoad& load, std::int64_t concurrency,
                   const Engine& engine) {
   std::int64_t prompt_tokens = 0;
@@ -254,6 +262,8 @@ ordered_json Line(const ServeResult& result, const RequestLoad& load, std::int64
       {"steps", result.metrics.steps},
       {"rows", result.metrics.rows},
       {"preemptions", result.metrics.preemptions},
+      {"evicted_block_age_tokens", HistogramJson(result.metrics.evicted_blocks.age)},
+      {"evicted_block_idle_tokens", HistogramJson(result.metrics.evicted_blocks.idle)},
       {"peak_cache_bytes", result.peak_cache_bytes},
       {"peak_rss_bytes", ReadProcessMemory().peak_rss_bytes},
       {"decode_steps", std::move(steps)}};
@@ -301,6 +311,8 @@ int RunBenchServe(const BenchServeFlags& flags, Backend* backend, Console* conso
     ServeResult result = Serving(engine.get(), load, &progress).Run();
     result.metrics.steps -= before.steps;
     result.metrics.rows -= before.rows;
+    result.metrics.evicted_blocks.age.Subtract(before.evicted_blocks.age);
+    result.metrics.evicted_blocks.idle.Subtract(before.evicted_blocks.idle);
     progress.Hide();
     const ordered_json line = Line(result, load, concurrency, *engine);
     if (table) console->out.Write(Row(line));

@@ -302,6 +302,24 @@ TEST_F(ProgramTest, BenchModelTakesTokensFromAFile) {
   EXPECT_EQ(backend_.models_loaded, 1);
 }
 
+TEST_F(ProgramTest, BenchServeSaysHowOldEvictedBlocksWere) {
+  const ProgramResult result =
+      Run({"bench",           "serve",   "--requests",      "4",   "--concurrency",    "2",
+           "--prompt-tokens", "200,300", "--answer-tokens", "4,4", "--max-cache-size", "96",
+           "--recent-size",   "32",      "--start-size",    "32",  "--chunk",          "32",
+           "--json",          "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const json line = Lines(result.out).at(0);
+  const json& age = line["evicted_block_age_tokens"];
+  ASSERT_EQ(age["counts"].size(), age["bounds"].size() + 1);
+  std::int64_t aged = 0;
+  for (const json& count : age["counts"]) aged += count.get<std::int64_t>();
+  EXPECT_GT(aged, 4 * (200 - 96) / 32);
+  EXPECT_GE(age["mean"], 32.0);
+  EXPECT_GT(line["evicted_block_idle_tokens"]["mean"], 0.0);
+  EXPECT_LE(line["evicted_block_idle_tokens"]["mean"], age["mean"]);
+}
+
 TEST_F(ProgramTest, BenchRefusesAFileBeforeItMeasures) {
   for (const std::string part : {"attention", "model", "rows", "serve", "sampler"}) {
     const ProgramResult missing = RunExactly({"bench", part, "--json", "/no/file"});

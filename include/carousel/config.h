@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "carousel/enums.h"
 #include "carousel/eviction_config.h"
@@ -57,6 +58,9 @@ struct EngineConfig {
   // Of an engine: what checkpoints of prompts' beginnings may hold, so that prompts which begin
   // alike are read once. The least recently used go first. 0: none are kept.
   std::int64_t checkpoint_bytes = 0;
+  // Of an engine: the folder where blocks lie of sequences that have made room for others, in files
+  // without names. Where it is empty, or its disk has no room, they lie in memory.
+  std::string swap_directory;
   SchedulerConfig scheduler;
   friend bool operator==(const EngineConfig&, const EngineConfig&) = default;
 };

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,6 +61,9 @@ class Engine {
   virtual void Close(SequenceId sequence) = 0;
   // Forgets all that it has read; its request ends without an output. Blocks go back to the pools.
   virtual void Reset(SequenceId sequence) = 0;
+  // From now on calls `tell`, if it is not empty, with each sequence that is closed or reset, in
+  // that call: what was still expected of its request does not come. It does not throw.
+  virtual void OnForget(std::function<void(SequenceId)> tell) = 0;
 
   // --- Checkpoints: a sequence as it stands, frozen. It shares its blocks with the sequence until
   // that writes to them. The sequence has no request. Each throws carousel::Error (kOutOfMemory)
@@ -94,9 +98,11 @@ class Engine {
   // One forward pass, with batch_invariant one or more: for some sequences a chunk of the prompt,
   // for others a token of the answer, or several where guesses were right; one output for each
   // chunk and each token, a sequence's in order, and for each request that ended without a pass. A
-  // pass that fails fails for those that were in it. Every answer that has
-  // begun moves in every step. Of P prompts that are being read, each moves at least every P-th
-  // step. Needs HasWork(). Throws std::bad_alloc alone, and the step has not been.
+  // pass that fails fails for those that were in it. Every answer that has begun and has its blocks
+  // in the pools moves in every step, and of P prompts that are being read each moves at least
+  // every P-th step; but where the model takes one sequence a step, each of R that run moves in
+  // every R-th. Needs HasWork(). Throws std::bad_alloc alone, and the step has not been; what had
+  // ended before it comes with the next step's outputs.
   virtual std::vector<StepOutput> Step() = 0;
 
   virtual EngineMetrics metrics() const = 0;

@@ -14,7 +14,8 @@
 namespace carousel {
 
 // Gets what each step did for a request, on the loop's thread, the last output last. One with a
-// failure is the last as well: the request has then been ended. Does not throw and does not wait.
+// failure is the last as well: it comes when the request has ended. Does not throw and does not
+// wait.
 using OutputCallback = std::function<void(const StepOutput&)>;
 
 class EngineLoop {
@@ -27,20 +28,15 @@ class EngineLoop {
   // As Engine::Submit, with a callback for what comes of it. Any thread may call it, a callback
   // too; it returns when the request is in, before its first step.
   RequestId Submit(SequenceId sequence, Request request, OutputCallback on_output) {
-    return Call([&](Engine& engine) {
-      const RequestId id = engine.Submit(sequence, std::move(request));
-      Listen(sequence, id, std::move(on_output));
-      return id;
-    });
+    return Call(
+        [&](Engine&) { return SubmitHere(sequence, std::move(request), std::move(on_output)); });
   }
   // As Engine::Cancel.
   virtual void Cancel(RequestId request) = 0;
-  // Closes a sequence; the callback of its request is not called again.
+  // Closes a sequence; the callback of its request is not called again, and no longer kept. So it
+  // is where a sequence is closed or reset in Call.
   void Close(SequenceId sequence) {
-    Call([&](Engine& engine) {
-      engine.Close(sequence);
-      Forget(sequence);
-    });
+    Call([&](Engine& engine) { engine.Close(sequence); });
   }
 
   // Runs `work` with the engine, between steps, and returns what it returns or throws what it
@@ -67,9 +63,8 @@ class EngineLoop {
  protected:
   // Runs `work` between steps; on the loop's thread at once.
   virtual void Post(std::function<void(Engine&)> work) = 0;
-  // On the loop's thread.
-  virtual void Listen(SequenceId sequence, RequestId request, OutputCallback on_output) = 0;
-  virtual void Forget(SequenceId sequence) = 0;
+  // Submit, on the loop's thread.
+  virtual RequestId SubmitHere(SequenceId sequence, Request request, OutputCallback on_output) = 0;
 };
 
 }  // namespace carousel

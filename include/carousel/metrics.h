@@ -57,17 +57,22 @@ struct SequenceMetrics {
   bool needs_reset = false;
 };
 
-// How many durations were how long, ever.
-struct Histogram {
-  // Seconds: a duration counts at the first bound that it is not above.
-  static constexpr std::array kBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,  0.25,
-                                         0.5,   1.0,    2.5,   5.0,  10.0,  25.0, 50.0, 100.0};
+// How many values were how large, ever: a value counts at the first of Scale's bounds that it is
+// not above.
+template <typename Scale>
+struct HistogramOf {
+  static constexpr auto kBounds = Scale::kBounds;
 
-  void Add(double seconds) {
+  void Add(double value) {
     std::size_t bound = 0;
-    while (bound < kBounds.size() && seconds > kBounds[bound]) ++bound;
+    while (bound < kBounds.size() && value > kBounds[bound]) ++bound;
     ++counts[bound];
-    sum += seconds;
+    sum += value;
+  }
+  // Takes back what had been added when `before` was copied.
+  void Subtract(const HistogramOf& before) {
+    for (std::size_t i = 0; i < counts.size(); ++i) counts[i] -= before.counts[i];
+    sum -= before.sum;
   }
   std::int64_t count() const {
     std::int64_t all = 0;
@@ -75,8 +80,29 @@ struct Histogram {
     return all;
   }
 
-  std::array<std::int64_t, kBounds.size() + 1> counts{};  // the last: longer than every bound
+  std::array<std::int64_t, kBounds.size() + 1> counts{};  // the last: above every bound
   double sum = 0.0;
+};
+
+struct SecondsScale {
+  static constexpr std::array kBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,  0.25,
+                                         0.5,   1.0,    2.5,   5.0,  10.0,  25.0, 50.0, 100.0};
+};
+using Histogram = HistogramOf<SecondsScale>;
+
+struct TokensScale {
+  static constexpr std::array kBounds = {64.0,    128.0,    256.0,    512.0,    1024.0,
+                                         2048.0,  4096.0,   8192.0,   16384.0,  32768.0,
+                                         65536.0, 131072.0, 262144.0, 524288.0, 1048576.0};
+};
+using TokenHistogram = HistogramOf<TokensScale>;
+
+// Of blocks when they are evicted, each cache group's by itself.
+struct EvictedBlocks {
+  TokenHistogram age;  // tokens of the stream since its last one was written
+  // Tokens since the block was last written to, or last received more than its even share of the
+  // attention that the policy counts. Empty where the policy counts none.
+  TokenHistogram idle;
 };
 
 // Of an engine. "Ever" is since it was made.
@@ -97,12 +123,16 @@ struct EngineMetrics {
   std::int64_t checkpoint_hits = 0;   // requests that began at one, ever
   std::int64_t preemptions = 0;       // ever: sequences that left the pools for want of room
   std::int64_t moved_out_bytes = 0;   // of sequences that wait outside the pools, now
-  std::int64_t evicted_tokens = 0;    // by all sequences, ever, each as SequenceMetrics has it
-  Histogram queue_time;               // of requests: from Submit until they run
-  Histogram time_to_first_token;      // likewise: from Submit
-  Histogram time_per_output_token;    // of each token after an answer's first: since the one before
-  double attention_seconds = 0.0;     // inside our attention, ever
-  double forward_seconds = 0.0;       // the model's whole forward, attention included, ever
+  std::int64_t swapped_bytes = 0;     // of them in files in EngineConfig::swap_directory
+  // Added up over all steps of all sequences, ever: of each step what it evicted in the group that
+  // evicted most in it, so for a sequence it may come to more than SequenceMetrics has.
+  std::int64_t evicted_tokens = 0;
+  EvictedBlocks evicted_blocks;     // by all sequences, ever
+  Histogram queue_time;             // of requests: from Submit until they run
+  Histogram time_to_first_token;    // likewise: from Submit
+  Histogram time_per_output_token;  // of each token after an answer's first: since the one before
+  double attention_seconds = 0.0;   // inside our attention, ever
+  double forward_seconds = 0.0;     // the model's whole forward, attention included, ever
 };
 
 }  // namespace carousel

@@ -30,6 +30,10 @@ std::string ReadPromptFile(const std::string& path) {
   return *ReadWholeText(*OpenByteSource(path, -1), kMaxPromptBytes);
 }
 
+std::string ReadPromptLines(const std::string& path) {
+  return *ReadWhole(*OpenByteSource(path, -1), kMaxPromptBytes);
+}
+
 std::vector<TokenId> ReadTokenIds(const std::string& path) {
   return TokenIdsOf(nlohmann::json::parse(ReadPromptFile(path), nullptr, false), path);
 }

@@ -15,6 +15,8 @@ namespace carousel {
 
 // The whole text; "-" is standard input.
 std::string ReadPromptFile(const std::string& path);
+// The same, whatever is in it: for files whose lines are judged one by one.
+std::string ReadPromptLines(const std::string& path);
 // A JSON array of token ids, at least one.
 std::vector<TokenId> ReadTokenIds(const std::string& path);
 // A JSON array's token ids, at least one; `where` names the array in messages.

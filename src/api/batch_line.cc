@@ -9,6 +9,7 @@
 
 #include "answers/prompt_file.h"
 #include "answers/settings_json.h"
+#include "base/utf8.h"
 #include "carousel/error.h"
 #include "text/stop_strings.h"
 #include "text/text_pieces.h"
@@ -114,11 +115,10 @@ SamplingParams SamplingOf(const json& object, const SamplingParams& defaults) {
 }
 
 std::int64_t AnswersOf(const json& body) {
-  constexpr std::int64_t kMost = 128;
   const json* n = Find(body, "n");
   if (n == nullptr) return 1;
-  if (!n->is_number_integer() || *n < 1 || *n > kMost)
-    Refuse("n", fmt::format("{} is not a whole number from 1 to {}", n->dump(), kMost));
+  if (!n->is_number_integer() || *n < 1 || *n > kMostAnswers)
+    Refuse("n", fmt::format("{} is not a whole number from 1 to {}", n->dump(), kMostAnswers));
   return n->get<std::int64_t>();
 }
 
@@ -248,6 +248,12 @@ BatchRequest ReadLine(const json& object, BatchForm form, const BatchDefaults& d
 
 BatchLine ReadBatchLine(std::string_view line, std::int64_t number, const BatchDefaults& defaults) {
   BatchLine read{.number = number};
+  if (const auto invalid = FindInvalidUtf8(line)) {
+    read.problem = fmt::format(
+        "line {} is not valid UTF-8 (0x{:02x} at byte {} of it); convert it to UTF-8 first", number,
+        static_cast<unsigned char>(line[*invalid]), *invalid);
+    return read;
+  }
   const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) {
     read.problem = fmt::format("line {} is not a JSON object", number);
@@ -266,6 +272,18 @@ BatchLine ReadBatchLine(std::string_view line, std::int64_t number, const BatchD
 std::optional<std::string> CustomIdOf(std::string_view line) {
   const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
   return object.is_object() ? ReadCustomId(object) : std::nullopt;
+}
+
+OutputPiece PieceOf(std::string_view text) {
+  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const auto has = [&](const char* member) { return object.contains(member); };
+  if (object.is_object() && has("custom_id") && (has("text") || has("response") || has("error")))
+    return OutputPiece::kLine;
+  if (!object.is_discarded()) return OutputPiece::kNeither;  // a whole of something else
+  for (const std::string_view beginning : {R"({"custom_id":)", R"({"id":"batch_req_)"}) {
+    if (text.starts_with(beginning) || beginning.starts_with(text)) return OutputPiece::kBeginning;
+  }
+  return OutputPiece::kNeither;
 }
 
 namespace {

@@ -38,8 +38,10 @@ struct BatchRequest {
   std::vector<std::string> stops;
   std::int64_t max_new_tokens = 0;
   bool ignore_end_tokens = false;
-  std::int64_t answers = 1;  // the seeds of later ones follow on the first one's
+  // At most kMostAnswers; the seeds of later ones follow on the first one's.
+  std::int64_t answers = 1;
 };
+inline constexpr std::int64_t kMostAnswers = 128;
 
 enum class BatchForm { kPlain, kCompletion, kChatCompletion };
 
@@ -58,6 +60,11 @@ BatchLine ReadBatchLine(std::string_view line, std::int64_t number, const BatchD
 
 // The custom_id of a line, of either side; nullopt: there is none to be read.
 std::optional<std::string> CustomIdOf(std::string_view line);
+
+// What stands in a file of answers behind its last whole line, or is one of its lines.
+enum class OutputPiece { kLine, kBeginning, kNeither };
+// kLine: what AnswerLine or ErrorLine give, whole. kBeginning: the first bytes of one of those.
+OutputPiece PieceOf(std::string_view text);
 
 // What became of a line that has a request: `answers` are as many as it asks for, `metrics` those
 // of the sequence that the last one is in. `created` in seconds since 1970.

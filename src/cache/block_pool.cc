@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <functional>
 #include <new>
 
 #include "base/aligned_buffer.h"
@@ -37,9 +38,8 @@ std::int64_t BlockPool::SlabBlocks() const {
 // All or nothing. False when the budget does not allow it; throws what the source does.
 bool BlockPool::Grow(std::int64_t blocks) {
   const auto bytes = static_cast<std::size_t>(blocks) * block_bytes_;
-  if (!budget_->Take(static_cast<std::int64_t>(bytes))) return false;
-  const auto reserved = addresses_.size();
-  const auto total = reserved + static_cast<std::size_t>(blocks);
+  if (!budget_->Take(static_cast<std::int64_t>(bytes), this)) return false;
+  const auto total = addresses_.size() + static_cast<std::size_t>(blocks);
   std::byte* slab = nullptr;
   try {
     // First, because it is what fails when there is too little memory.
@@ -47,20 +47,69 @@ bool BlockPool::Grow(std::int64_t blocks) {
     addresses_.reserve(total);
     holders_.reserve(total);
     free_.reserve(total);
+    unused_.reserve(total);
+    slabs_.reserve(slabs_.size() + 1);
   } catch (...) {
     if (slab != nullptr) source_->GiveBack();
     budget_->Return(static_cast<std::int64_t>(bytes));
     throw;
   }
-  // Nothing below throws. Higher ids first, so that lower ones are handed out first.
-  for (std::int64_t i = blocks - 1; i >= 0; --i) {
-    free_.push_back(BlockId{static_cast<std::int32_t>(reserved + static_cast<std::size_t>(i))});
-  }
+  // Nothing below throws.
+  const auto place = std::lower_bound(
+      slabs_.begin(), slabs_.end(), slab,
+      [](const Slab& each, const std::byte* data) { return std::less<>()(each.data, data); });
+  slabs_.insert(place, {.data = slab, .blocks = blocks});
+  const std::size_t first = free_.size();
   for (std::int64_t i = 0; i < blocks; ++i) {
-    addresses_.push_back(slab + static_cast<std::size_t>(i) * block_bytes_);
-    holders_.push_back(0);
+    if (unused_.empty()) {
+      unused_.push_back(BlockId{static_cast<std::int32_t>(addresses_.size())});
+      addresses_.push_back(nullptr);
+      holders_.push_back(0);
+    }
+    const BlockId block = unused_.back();
+    unused_.pop_back();
+    addresses_[static_cast<std::size_t>(block.value)] =
+        slab + static_cast<std::size_t>(i) * block_bytes_;
+    free_.push_back(block);
   }
+  reserved_ += blocks;
+  // So that what lies first is handed out first.
+  std::reverse(free_.begin() + static_cast<std::ptrdiff_t>(first), free_.end());
   return true;
+}
+
+std::size_t BlockPool::SlabOf(BlockId block) const {
+  const std::byte* address = addresses_[static_cast<std::size_t>(block.value)];
+  const auto after = std::upper_bound(
+      slabs_.begin(), slabs_.end(), address,
+      [](const std::byte* data, const Slab& each) { return std::less<>()(data, each.data); });
+  return static_cast<std::size_t>(after - slabs_.begin()) - 1;
+}
+
+// None of its blocks is in use.
+void BlockPool::ReturnSlab(std::size_t slab) {
+  std::erase_if(free_, [&](BlockId block) {
+    if (SlabOf(block) != slab) return false;
+    unused_.push_back(block);  // there is room: Grow has seen to it
+    return true;
+  });
+  for (const BlockId block : unused_) addresses_[static_cast<std::size_t>(block.value)] = nullptr;
+  reserved_ -= slabs_[slab].blocks;
+  heap_.Free(slabs_[slab].data);
+  budget_->Return(slabs_[slab].blocks * static_cast<std::int64_t>(block_bytes_));
+  slabs_.erase(slabs_.begin() + static_cast<std::ptrdiff_t>(slab));
+}
+
+std::int64_t BlockPool::ReturnFreeSlabs(std::int64_t bytes) noexcept {
+  CAROUSEL_CHECK(source_ == &heap_);
+  for (Slab& slab : slabs_) slab.free = 0;
+  for (const BlockId block : free_) ++slabs_[SlabOf(block)].free;
+  const std::int64_t before = reserved_;
+  for (std::size_t slab = slabs_.size(); slab-- > 0;) {
+    if ((before - reserved_) * static_cast<std::int64_t>(block_bytes_) >= bytes) break;
+    if (slabs_[slab].free == slabs_[slab].blocks) ReturnSlab(slab);
+  }
+  return (before - reserved_) * static_cast<std::int64_t>(block_bytes_);
 }
 
 // Grow, with an error that users understand.
@@ -114,7 +163,7 @@ std::optional<BlockId> BlockPool::Allocate() {
 
 std::int32_t& BlockPool::HoldersOf(BlockId block) {
   CAROUSEL_CHECK_GE(block.value, 0);
-  CAROUSEL_CHECK_LT(block.value, blocks_reserved());
+  CAROUSEL_CHECK_LT(block.value, std::ssize(holders_));
   std::int32_t& holders = holders_[static_cast<std::size_t>(block.value)];
   CAROUSEL_CHECK_GT(holders, 0);
   return holders;

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "cache/block_shape.h"
@@ -13,12 +15,21 @@
 
 namespace carousel {
 
+class BlockPool;
+
 // Bytes that several pools may hold together.
 class ByteBudget {
  public:
+  // Makes pools but `taker` return about so many bytes, if they can.
+  using Collect = std::function<void(std::int64_t bytes, const BlockPool* taker)>;
+
   // 0: no limit.
-  explicit ByteBudget(std::int64_t limit_bytes) : limit_(limit_bytes) {}
-  bool Take(std::int64_t bytes) {
+  explicit ByteBudget(std::int64_t limit_bytes, Collect collect = nullptr)
+      : limit_(limit_bytes), collect_(std::move(collect)) {}
+  // For `taker`. False: the limit does not allow it.
+  bool Take(std::int64_t bytes, const BlockPool* taker) {
+    if (limit_ > 0 && bytes <= limit_ && bytes > limit_ - used_ && collect_)
+      collect_(bytes - (limit_ - used_), taker);
     if (limit_ > 0 && bytes > limit_ - used_) return false;
     used_ += bytes;
     return true;
@@ -30,10 +41,13 @@ class ByteBudget {
  private:
   std::int64_t limit_;
   std::int64_t used_ = 0;
+  Collect collect_;
 };
 
 // Blocks of one shape. Grows by slabs that are never moved, so block addresses stay valid; a freed
 // block is handed out again before the pool grows. The budget counts what is reserved, used or not.
+// A slab of which no block is in use can go back where other pools need the bytes; the ids of its
+// blocks are given to blocks of later slabs.
 class BlockPool {
  public:
   // `budget` and `source` outlive the pool; no source: the heap.
@@ -60,6 +74,10 @@ class BlockPool {
   }
   // One holder less; of none the block is free. CHECKs that it is in use.
   void Free(BlockId block);
+  // Returns slabs without a block in use to the budget and the heap, until it has returned `bytes`
+  // or has no more of them. Returns how many bytes. The pool has no source of its own. Throws
+  // nothing.
+  std::int64_t ReturnFreeSlabs(std::int64_t bytes) noexcept;
 
   std::byte* data(BlockId block);
   const std::byte* data(BlockId block) const;
@@ -67,7 +85,7 @@ class BlockPool {
   // However many hold each of them.
   std::int64_t blocks_in_use() const { return in_use_; }
   std::int64_t blocks_free() const { return static_cast<std::int64_t>(free_.size()); }
-  std::int64_t blocks_reserved() const { return static_cast<std::int64_t>(holders_.size()); }
+  std::int64_t blocks_reserved() const { return reserved_; }
 
  private:
   std::int64_t SlabBlocks() const;
@@ -75,14 +93,26 @@ class BlockPool {
   bool Grow(std::int64_t blocks);
   bool GrowOrExplain(std::int64_t blocks);
 
+  // A number of blocks that lie one behind the other.
+  struct Slab {
+    std::byte* data = nullptr;
+    std::int64_t blocks = 0;
+    std::int64_t free = 0;  // of them, while they are being counted
+  };
+  std::size_t SlabOf(BlockId block) const;
+  void ReturnSlab(std::size_t slab);
+
   BlockShape shape_;
   std::size_t block_bytes_;
   ByteBudget* budget_;
   HeapSlabs heap_;
-  SlabSource* source_;                 // slabs are each of any number of blocks
-  std::vector<std::byte*> addresses_;  // [blocks_reserved], by BlockId
-  std::vector<std::int32_t> holders_;  // [blocks_reserved]
+  SlabSource* source_;
+  std::vector<Slab> slabs_;            // each of any number of blocks; by address
+  std::vector<std::byte*> addresses_;  // by BlockId; null: no slab has it
+  std::vector<std::int32_t> holders_;  // likewise
   std::vector<BlockId> free_;
+  std::vector<BlockId> unused_;  // ids that no slab has
+  std::int64_t reserved_ = 0;
   std::int64_t in_use_ = 0;
 };
 

@@ -18,6 +18,13 @@ BlockPool* PoolsByShape::Of(const BlockShape& shape) {
   return pool->get();
 }
 
+void PoolsByShape::Collect(std::int64_t bytes, const BlockPool* taker) {
+  for (const auto& pool : pools_) {
+    if (bytes <= 0) return;
+    if (pool.get() != taker) bytes -= pool->ReturnFreeSlabs(bytes);
+  }
+}
+
 std::int64_t PoolsByShape::bytes_in_use() const {
   std::int64_t bytes = 0;
   for (const auto& pool : pools_) {

@@ -12,11 +12,16 @@
 
 namespace carousel {
 
-// The pools of all sequences of an engine.
+// The pools of all sequences of an engine. Where the limit is spent, free slabs of one shape make
+// room for another's.
 class PoolsByShape {
  public:
   // limit_bytes 0: no limit.
-  explicit PoolsByShape(std::int64_t limit_bytes) : budget_(limit_bytes) {}
+  explicit PoolsByShape(std::int64_t limit_bytes)
+      : budget_(limit_bytes,
+                [this](std::int64_t bytes, const BlockPool* taker) { Collect(bytes, taker); }) {}
+  PoolsByShape(const PoolsByShape&) = delete;
+  PoolsByShape& operator=(const PoolsByShape&) = delete;
 
   // The pool of this shape; a new one where there is none yet. Stays where it is.
   BlockPool* Of(const BlockShape& shape);
@@ -26,6 +31,8 @@ class PoolsByShape {
   std::int64_t bytes_reserved() const { return budget_.used(); }
 
  private:
+  void Collect(std::int64_t bytes, const BlockPool* taker);
+
   ByteBudget budget_;
   std::vector<std::unique_ptr<BlockPool>> pools_;
 };

@@ -141,29 +141,38 @@ void SequenceTables::MakeWritable(std::int64_t group, std::int64_t entry, BlockP
   of.block = *own;
 }
 
-void SequenceTables::MoveOut(BlockPools& pools, std::byte* to) {
+bool SequenceTables::CopyOut(const BlockPools& pools, MovedBlocks* to) const {
   for (std::int64_t group = 0; group < groups(); ++group) {
-    BlockPool& pool = pools.of(group);
-    const std::size_t bytes = pool.shape().bytes();
-    for (TableEntry& entry : tables_[static_cast<std::size_t>(group)].entries_) {
-      std::memcpy(to, std::as_const(pool).data(entry.block), bytes);
-      to += bytes;
-      pool.Free(std::exchange(entry.block, BlockId{}));
+    const BlockPool& pool = pools.of(group);
+    for (const TableEntry& entry : table(group).entries()) {
+      if (!to->Append({pool.data(entry.block), pool.shape().bytes()})) return false;
     }
+  }
+  return true;
+}
+
+void SequenceTables::MoveOut(BlockPools& pools) {
+  for (std::int64_t group = 0; group < groups(); ++group) {
+    for (TableEntry& entry : tables_[static_cast<std::size_t>(group)].entries_)
+      pools.of(group).Free(std::exchange(entry.block, BlockId{}));
   }
 }
 
-void SequenceTables::MoveIn(const std::byte* from, BlockPools& pools) {
+void SequenceTables::MoveIn(const MovedBlocks& from, BlockPools& pools) {
   std::vector<BlockId> blocks;  // of all groups, in order
   std::size_t total = 0;
   for (const BlockTable& table : tables_) total += table.entries_.size();
   blocks.reserve(total);
+  std::size_t offset = 0;
   try {
     for (std::int64_t group = 0; group < groups(); ++group) {
+      BlockPool& pool = pools.of(group);
       for (const TableEntry& entry : table(group).entries()) {
-        const std::optional<BlockId> block = pools.of(group).Allocate();
+        const std::optional<BlockId> block = pool.Allocate();
         if (!block) FailAppend(entry.tokens);
         blocks.push_back(*block);
+        from.Read(offset, {pool.data(*block), pool.shape().bytes()});
+        offset += pool.shape().bytes();
       }
     }
   } catch (...) {
@@ -175,14 +184,8 @@ void SequenceTables::MoveIn(const std::byte* from, BlockPools& pools) {
     throw;
   }
   std::size_t next = 0;
-  for (std::int64_t group = 0; group < groups(); ++group) {
-    BlockPool& pool = pools.of(group);
-    const std::size_t bytes = pool.shape().bytes();
-    for (TableEntry& entry : tables_[static_cast<std::size_t>(group)].entries_) {
-      entry.block = blocks[next++];
-      std::memcpy(pool.data(entry.block), from, bytes);
-      from += bytes;
-    }
+  for (BlockTable& table : tables_) {
+    for (TableEntry& entry : table.entries_) entry.block = blocks[next++];
   }
 }
 

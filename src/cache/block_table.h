@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cache/block_pools.h"
+#include "cache/moved_blocks.h"
 #include "carousel/enums.h"
 #include "carousel/types.h"
 
@@ -114,11 +115,14 @@ class SequenceTables {
   // carousel::Error (kOutOfMemory); nothing is changed then.
   void MakeWritable(std::int64_t group, std::int64_t entry, BlockPool& pool);
 
-  // Copies all blocks, one behind the other, group by group, to `to`, and gives them back; the
-  // table then has entries without blocks, until MoveIn or Clear.
-  void MoveOut(BlockPools& pools, std::byte* to);
-  // The way back. All or nothing: throws carousel::Error (kOutOfMemory) when the pools are spent.
-  void MoveIn(const std::byte* from, BlockPools& pools);
+  // Appends what all blocks hold, group by group, to `to`. False: it does not take all of it.
+  bool CopyOut(const BlockPools& pools, MovedBlocks* to) const;
+  // Gives all blocks back, which have been copied; the table then has entries without blocks, until
+  // MoveIn or Clear.
+  void MoveOut(BlockPools& pools);
+  // The way back. All or nothing: throws carousel::Error (kOutOfMemory) when the pools are spent,
+  // and as MovedBlocks::Read.
+  void MoveIn(const MovedBlocks& from, BlockPools& pools);
 
   // Takes full blocks out of a group; `entries` are ascending indices. Their ids go back to the
   // pool.

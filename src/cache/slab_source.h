@@ -26,6 +26,8 @@ class HeapSlabs final : public SlabSource {
  public:
   std::byte* Take(std::size_t bytes) override;
   void GiveBack() noexcept override { slabs_.pop_back(); }
+  // Gives any slab back.
+  void Free(const std::byte* slab) noexcept;
 
  private:
   std::vector<AlignedBuffer<std::byte>> slabs_;

@@ -333,6 +333,14 @@ std::vector<Setting> SchedulingSettings() {
        .help = "Most memory for checkpoints, so that prompts which begin alike are read once; 64M, "
                "1G; 0: none are kept",
        .in_bytes = true},
+      {.name = "swap_directory",
+       .flag = "--swap-dir",
+       .value_name = "ram|DIR",
+       .place = At(&EngineConfig::swap_directory),
+       .help =
+           "Where blocks lie of requests that have made room for others: in memory, or in files "
+           "in a folder, which are unlinked at once; where its disk has no room, in memory",
+       .empty_word = "ram"},
   };
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all sequences of an engine share, whatever their settings: the memory that blocks lie in,
-// the tables that queries are rotated by, and the kernel. It knows of no sequence.
+// the tables that queries are rotated by, the kernel, and what is counted of all. It knows of no
+// sequence.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include "attention/paged_attention.h"
 #include "cache/block_pools.h"
 #include "cache/tier_pools.h"
+#include "carousel/metrics.h"
 #include "carousel/model.h"
 #include "rope/rotation_table.h"
 
@@ -25,6 +27,9 @@ class CacheMemory {
   PoolsByShape& pools() { return pools_; }
   const PoolsByShape& pools() const { return pools_; }
   PagedAttention& attention() { return attention_; }
+  // Counted by all sequences.
+  EvictedBlocks& evicted_blocks() { return evicted_blocks_; }
+  const EvictedBlocks& evicted_blocks() const { return evicted_blocks_; }
   // For layers that rotate so. Stays where it is.
   RotationTable* RotationOf(const LayerRope& rope, std::int64_t block_size);
   // The second tier of sequences with these options; made when they are first asked for. Throws as
@@ -42,6 +47,7 @@ class CacheMemory {
   std::vector<std::unique_ptr<RotationTable>> rotation_tables_;
   std::vector<Tier> tiers_;
   PagedAttention attention_;
+  EvictedBlocks evicted_blocks_;
 };
 
 }  // namespace carousel

@@ -254,6 +254,115 @@ TEST(Checkpoints, PinsAreNotMixedUp) {
   EXPECT_EQ(engine->metrics().checkpoint_hits, 1);
 }
 
+// A sequence that goes on from a checkpoint counts what it would have counted itself.
+TEST(Checkpoints, WhatWasReadByAnotherOneCounts) {
+  Generator generator(61);
+  EngineConfig config = SmallConfig();
+  config.checkpoint_bytes = std::int64_t{64} << 20;
+  const Request request{.prompt = Tokens(&generator, 150), .max_new_tokens = 2};
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const SequenceId first = engine->Open();
+  Answer(engine.get(), first, request);
+  const SequenceId second = engine->Open();
+  Answer(engine.get(), second, {.prompt = Tokens(&generator, 100)});
+  const std::int64_t evictions_before = engine->metrics(second).evictions;
+  EXPECT_GT(evictions_before, 0);
+  engine->Reset(second);
+  Answer(engine.get(), second, request);
+  ASSERT_GT(engine->metrics(second).reused_tokens, 0);
+  const SequenceMetrics alone = engine->metrics(first);
+  EXPECT_GT(alone.evictions, 2);
+  EXPECT_EQ(engine->metrics(second).evictions, evictions_before + alone.evictions);
+  EXPECT_EQ(engine->metrics(second).max_resident_tokens, alone.max_resident_tokens);
+}
+
+// The engine's own settings are the same settings, however its limit was given.
+TEST(Checkpoints, AreSharedWithSequencesThatAskForTheEnginesSettings) {
+  Generator generator(67);
+  EngineConfig config = SmallConfig();
+  config.checkpoint_bytes = std::int64_t{64} << 20;
+  config.cache.limit_tokens = 400;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const Request request{.prompt = Tokens(&generator, 100), .max_new_tokens = 2};
+  const Said said = Answer(engine.get(), engine->Open(), request);
+  std::int64_t hits = 0;
+  EngineConfig no_limits = config;
+  no_limits.cache.limit_tokens = 0;
+  no_limits.checkpoint_bytes = 0;
+  for (const EngineConfig& own : {config, engine->config(), no_limits}) {
+    EXPECT_EQ(Answer(engine.get(), engine->Open(own), request), said);
+    EXPECT_EQ(engine->metrics().checkpoint_hits, ++hits);
+  }
+}
+
+// Under one limit for all, what a checkpoint stores could push out what a sequence has stored.
+TEST(Checkpoints, CostNoSequenceItsStoredBlocks) {
+  Generator generator(71);
+  EngineConfig config = SmallConfig();
+  config.recall = {.blocks = 2, .chunk = 8, .every = 2};
+  config.recall.limit_bytes = 24'000;
+  config.checkpoint_bytes = std::int64_t{64} << 20;
+  const std::vector<TokenId> common = Tokens(&generator, 200);
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  bool has_dropped = false;
+  for (int i = 0; i < 8; ++i) {
+    Request request{.prompt = common, .max_new_tokens = 20, .ignore_end_tokens = true};
+    const std::vector<TokenId> own = Tokens(&generator, 100);
+    request.prompt.insert(request.prompt.end(), own.begin(), own.end());
+    const SequenceId sequence = engine->Open();
+    ASSERT_EQ(Answer(engine.get(), sequence, request), AnswerAlone(config, {request})) << i;
+    has_dropped = has_dropped || engine->metrics(sequence).recall_dropped_tokens > 0;
+    engine->Close(sequence);
+  }
+  EXPECT_TRUE(has_dropped);
+}
+
+// Who is watched reads its tokens itself, though another one has read them.
+TEST(Checkpoints, WhoIsWatchedReadsItself) {
+  Generator generator(73);
+  EngineConfig config = SmallConfig();
+  config.checkpoint_bytes = std::int64_t{64} << 20;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const Request request{.prompt = Tokens(&generator, 100), .max_new_tokens = 1};
+  const SequenceId first = engine->Open();
+  const SequenceId watched = engine->Open();
+  engine->Submit(first, request);
+  engine->Submit(watched, request);
+  for (int step = 0; step < 3; ++step) engine->Step();
+  const std::int64_t read = engine->metrics(watched).logical_tokens;
+  ASSERT_GT(read, 0);
+  engine->GatherAttention(watched, true);
+  while (engine->HasWork()) engine->Step();
+  EXPECT_EQ(engine->metrics(watched).logical_tokens, 100);
+  std::int64_t queries = 0;
+  for (const BlockAttention& block : engine->GatheredAttention(watched, 0))
+    queries = std::max(queries, block.counted_queries);
+  // One for each step that it has taken since, of which none was another one's.
+  EXPECT_GE(queries, (100 - read) / config.chunk_size);
+}
+
+// What a policy remembers is part of a checkpoint.
+TEST(Checkpoints, CountWhatPoliciesRemember) {
+  Generator generator(79);
+  std::map<std::string, std::int64_t> bytes;
+  for (const char* policy : {"window", "h2o", "expected_attention", "adaptive_rkv"}) {
+    EngineConfig config = SmallConfig();
+    config.eviction->policy = policy;
+    const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+    const SequenceId sequence = engine->Open();
+    Answer(engine.get(), sequence, {.prompt = Tokens(&generator, 32)});
+    engine->Mark(sequence);
+    bytes[policy] = engine->metrics().checkpoint_bytes;
+  }
+  const ModelSpec spec = TinyModel({}).spec();
+  std::int64_t products = 0;  // expected_attention: of each query head's numbers with each other
+  for (const AttentionLayerSpec& layer : spec.layers)
+    products += layer.query_heads * layer.key_dim * layer.key_dim *
+                static_cast<std::int64_t>(sizeof(double));
+  EXPECT_GE(bytes["expected_attention"], bytes["window"] + products);
+  for (const char* policy : {"h2o", "adaptive_rkv"}) EXPECT_GT(bytes[policy], bytes["window"]);
+}
+
 TEST(Checkpoints, KeepWithinTheirLimit) {
   Generator generator(37);
   EngineConfig config = SmallConfig();
@@ -277,6 +386,7 @@ TEST(Preemption, ChangesNoAnswer) {
     EngineConfig config = RandomConfig(&generator);
     config.checkpoint_bytes = Pick(&generator, 0, 1) * (std::int64_t{1} << 20);
     config.scheduler.max_running = 6;
+    if (Pick(&generator, 0, 1) == 0) config.swap_directory = ::testing::TempDir();
     // A sequence alone has room.
     config.cache.limit_tokens = Pick(&generator, 112, 240);
     std::vector<Request> requests;
@@ -340,6 +450,101 @@ TEST(Preemption, WhoWaitsLeavesAsWell) {
       ASSERT_EQ(said[sequence], AnswerAlone(config, requests));
   }
   EXPECT_GT(engine->metrics().preemptions, 5);
+}
+
+// Runs until all is done, and returns which sequence ended when.
+std::vector<SequenceId> OrderOfEnds(Engine* engine) {
+  std::vector<SequenceId> order;
+  for (int step = 0; engine->HasWork(); ++step) {
+    EXPECT_LT(step, 2000);
+    if (step == 2000) break;
+    for (const StepOutput& output : engine->Step()) {
+      EXPECT_FALSE(output.failure);
+      if (output.result.finish_reason != FinishReason::kNone) order.push_back(output.sequence);
+    }
+  }
+  return order;
+}
+
+Request Reading(std::int64_t tokens, std::int64_t answer, std::int64_t priority = 0) {
+  Generator generator(83);
+  return {.prompt = Tokens(&generator, tokens),
+          .max_new_tokens = answer,
+          .ignore_end_tokens = true,
+          .priority = priority};
+}
+
+// One that comes back comes before some that run: these leave for it.
+TEST(Preemption, WhoComesBackTakesTheRoomOfLaterOnes) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 80;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const SequenceId urgent = engine->Open();
+  const SequenceId patient = engine->Open();
+  Answer(engine.get(), urgent, Reading(48, 2));
+  engine->Submit(patient, Reading(48, 200));
+  for (int step = 0; step < 10; ++step) engine->Step();
+  ASSERT_GT(engine->metrics().moved_out_bytes, 0);
+  engine->Submit(urgent, Reading(8, 2, /*priority=*/1));
+  EXPECT_EQ(OrderOfEnds(engine.get()), (std::vector<SequenceId>{urgent, patient}));
+}
+
+// Nobody asks the third anything, so it leaves for one that comes back, though others run.
+TEST(Preemption, WhoComesBackTakesTheRoomOfIdleOnes) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 112;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  const SequenceId comes_back = engine->Open();
+  const SequenceId runs = engine->Open();
+  const SequenceId idle = engine->Open();
+  Answer(engine.get(), comes_back, Reading(40, 2));
+  Answer(engine.get(), idle, Reading(40, 2));
+  engine->Submit(runs, Reading(40, 100));
+  for (int step = 0; step < 6; ++step) engine->Step();
+  ASSERT_GT(engine->metrics().moved_out_bytes, 0);
+  engine->Submit(comes_back, Reading(8, 2));
+  EXPECT_EQ(OrderOfEnds(engine.get()), (std::vector<SequenceId>{comes_back, runs}));
+}
+
+// Who has nothing to move out waits as well, and leaves nothing in every step.
+TEST(Preemption, WhoHasNoBlocksWaitsForRoom) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 72;
+  config.scheduler.max_running = 4;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  EngineConfig whole = config;
+  whole.eviction.reset();
+  const SequenceId large = engine->Open(whole);
+  engine->Submit(large, Reading(60, 8));
+  for (int step = 0; step < 5; ++step) engine->Step();
+  const SequenceId late = engine->Open();
+  engine->Submit(late, Reading(16, 2));
+  for (int step = 0; step < 3; ++step) {
+    engine->Step();
+    EXPECT_EQ(engine->metrics().requests_waiting, 1);
+    EXPECT_EQ(engine->metrics().preemptions, 0);
+  }
+  EXPECT_EQ(OrderOfEnds(engine.get()), (std::vector<SequenceId>{large, late}));
+  EXPECT_EQ(engine->metrics().preemptions, 1);  // once nobody asks the first anything
+}
+
+// The limit is one of bytes, whatever shapes they are used for.
+TEST(Preemption, OneShapeMakesRoomForAnother) {
+  EngineConfig config = SmallConfig();
+  config.cache.limit_tokens = 80;
+  const auto engine = Engine::Create(std::make_unique<TinyModel>(TinyModelOptions{}), config);
+  EngineConfig other = config;
+  other.cache.key_type = other.cache.value_type = KvType::kInt8;
+  for (int round = 0; round < 3; ++round) {
+    for (const EngineConfig& own : {config, other}) {
+      const SequenceId sequence = engine->Open(own);
+      EXPECT_EQ(Answer(engine.get(), sequence, Reading(100, 4)),
+                AnswerAlone(own, {Reading(100, 4)}));
+      if (round == 2) continue;  // moved out
+      engine->Close(sequence);
+    }
+  }
+  EXPECT_LE(engine->metrics().reserved_bytes, engine->metrics().limit_bytes);
 }
 
 }  // namespace

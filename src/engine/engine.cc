@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -12,9 +13,9 @@
 #include <set>
 #include <utility>
 
-#include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "cache/moved_blocks.h"
 #include "carousel/error.h"
 #include "engine/cache_memory.h"
 #include "engine/layer_attention.h"
@@ -44,6 +45,11 @@ Error NoRoomToComeBack() {
           "limit, or close other sequences"};
 }
 
+void CountMovedOut(const MovedBlocks& blocks, EngineMetrics* metrics) {
+  metrics->moved_out_bytes += blocks.bytes();
+  if (blocks.is_in_file()) metrics->swapped_bytes += blocks.bytes();
+}
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(std::unique_ptr<Model> model, const EngineConfig& config)
@@ -54,6 +60,7 @@ class EngineImpl final : public Engine {
         prefixes_(own_settings_.config.checkpoint_bytes) {
     SettleScheduler();
     if (IsPadded()) RequireIndependentRows(*model_);
+    if (!config.swap_directory.empty()) CheckSwapDirectory(config.swap_directory);
     SharedOf(own_settings_)->Reserve();
   }
 
@@ -65,6 +72,7 @@ class EngineImpl final : public Engine {
   SequenceId Open(const EngineConfig& config) override;
   void Close(SequenceId sequence) override;
   void Reset(SequenceId sequence) override;
+  void OnForget(std::function<void(SequenceId)> tell) override { on_forget_ = std::move(tell); }
 
   CheckpointId Mark(SequenceId sequence) override;
   void Rewind(SequenceId sequence, CheckpointId checkpoint) override;
@@ -73,7 +81,7 @@ class EngineImpl final : public Engine {
   void Drop(CheckpointId checkpoint) override;
 
   RequestId Submit(SequenceId sequence, Request request) override;
-  bool HasWork() const override { return !line_.empty(); }
+  bool HasWork() const override { return !line_.empty() || !outputs_.empty(); }
   bool HasWork(SequenceId sequence) const override { return At(sequence).run().HasRequest(); }
   void Cancel(RequestId request) override;
   std::vector<StepOutput> Step() override;
@@ -81,9 +89,7 @@ class EngineImpl final : public Engine {
   EngineMetrics metrics() const override;
   SequenceMetrics metrics(SequenceId sequence) const override;
 
-  void GatherAttention(SequenceId sequence, bool gather) override {
-    At(sequence).run().sequence().GatherAttention(gather);
-  }
+  void GatherAttention(SequenceId sequence, bool gather) override;
   std::int64_t cache_groups(SequenceId sequence) const override {
     return At(sequence).run().sequence().tables().groups();
   }
@@ -96,23 +102,28 @@ class EngineImpl final : public Engine {
   EngineSettings Settle(const EngineConfig& config);
   void SettleScheduler();
   SharedCache* SharedOf(const EngineSettings& settings);
+  EngineConfig OfSequence(EngineConfig config) const;
   SequenceId OpenWith(const EngineSettings& settings);
   SequenceId Adopt(std::unique_ptr<SequenceRun> run);
+  void Forget(SequenceId sequence);
   std::unique_ptr<SequenceRun> ForkOf(const SequenceRun& run);
   const SequenceRun& AtCheckpoint(CheckpointId checkpoint) const;
   OpenSequence& At(SequenceId sequence);
   const OpenSequence& At(SequenceId sequence) const;
 
   void ComeBack(OpenSequence* sequence);
+  bool Prepare(OpenSequence* sequence);
   void AddFailure(OpenSequence* sequence, std::exception_ptr failure,
                   std::vector<StepOutput>* outputs);
   void EndSome(std::vector<StepOutput>* outputs);
   void Admit(std::vector<StepOutput>* outputs);
   void CountToken(OpenSequence* sequence);
   void GoOnFromCheckpoint(OpenSequence* sequence);
-  std::set<OpenSequence*> ChooseAtOnce(std::vector<StepOutput>* outputs);
-  std::vector<OpenSequence*> Choose(const std::set<OpenSequence*>& but);
+  std::vector<OpenSequence*> Choose();
   void Guess(const std::vector<OpenSequence*>& moving);
+  void ReserveOutputs();
+  void ChooseAtOnce(std::vector<StepOutput>* outputs);
+  bool PlanOne(OpenSequence* sequence, std::vector<OpenSequence*>* moving);
   // Each drops those that fail from `moving`, with an output.
   void Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs);
   std::span<const float> Forward(std::vector<OpenSequence*>* moving,
@@ -143,10 +154,14 @@ class EngineImpl final : public Engine {
   std::int64_t step_ = 0;  // tried so far
   StepRows rows_;
   PrefixIndex prefixes_;
-  Room room_{&sequences_, &line_, &prefixes_};
+  Room room_{&sequences_, &line_, &prefixes_, &memory_.pools(),
+             &own_settings_.config.swap_directory};
   std::map<CheckpointId, std::unique_ptr<SequenceRun>> checkpoints_;
   std::int64_t next_checkpoint_ = 0;
   EngineMetrics metrics_;
+  // Of the step at hand; after one that has thrown, what it had done before, for the next.
+  std::vector<StepOutput> outputs_;
+  std::function<void(SequenceId)> on_forget_;
 
   std::mutex cancelled_mutex_;
   std::vector<RequestId> cancelled_;  // since the last step
@@ -176,16 +191,23 @@ void EngineImpl::SettleScheduler() {
 
 SharedCache* EngineImpl::SharedOf(const EngineSettings& settings) {
   for (SharedCache& shared : shared_) {
-    if (shared.settings().config == settings.config) return &shared;
+    if (OfSequence(shared.settings().config) == OfSequence(settings.config)) return &shared;
   }
   return &shared_.emplace_back(settings, &memory_);
 }
 
+// A sequence's configuration, with the engine's limits and scheduler in the place of its own.
+EngineConfig EngineImpl::OfSequence(EngineConfig config) const {
+  config.cache.limit_bytes = memory_.pools().limit_bytes();
+  config.cache.limit_tokens = 0;
+  config.checkpoint_bytes = own_settings_.config.checkpoint_bytes;
+  config.swap_directory = own_settings_.config.swap_directory;
+  config.scheduler = own_settings_.config.scheduler;
+  return config;
+}
+
 SequenceId EngineImpl::Open(const EngineConfig& config) {
-  EngineConfig own = config;
-  own.cache.limit_bytes = memory_.pools().limit_bytes();
-  own.cache.limit_tokens = 0;
-  own.scheduler = own_settings_.config.scheduler;
+  const EngineConfig own = OfSequence(config);
   const EngineSettings settings = Settle(own);
   const std::int64_t chunk_size = settings.config.chunk_size;
   const std::int64_t chunk_most = own.scheduler.max_rows - own.scheduler.max_running;
@@ -222,14 +244,21 @@ const OpenSequence& EngineImpl::At(SequenceId sequence) const {
   return found->second;
 }
 
-void EngineImpl::Close(SequenceId sequence) {
+// Its request ends without an output.
+void EngineImpl::Forget(SequenceId sequence) {
   line_.Leave(&At(sequence));
+  std::erase_if(outputs_, [&](const StepOutput& output) { return output.sequence == sequence; });
+  if (on_forget_) on_forget_(sequence);
+}
+
+void EngineImpl::Close(SequenceId sequence) {
+  Forget(sequence);
   sequences_.erase(sequence);
 }
 
 void EngineImpl::Reset(SequenceId sequence) {
+  Forget(sequence);
   OpenSequence& open = At(sequence);
-  line_.Leave(&open);
   open.run().Reset();
   open.moved_out = {};
 }
@@ -300,11 +329,14 @@ RequestId EngineImpl::Submit(SequenceId sequence, Request request) {
                 fmt::format("{} requests run and {} wait, and no more may; try again later",
                             line_.running().size(), line_.waiting().size()));
   }
+  line_.ReserveOne();
   open.run().Submit(std::move(request));
+  // Nothing below throws.
   open.request = RequestId{next_request_++};
   open.chain.reset();
   open.submitted = Clock::now();
   open.has_begun = open.has_run = false;
+  open.lacked_room_at = -1;
   line_.Wait(&open);
   return open.request;
 }
@@ -316,13 +348,14 @@ void EngineImpl::Cancel(RequestId request) {
 
 // Ends what was cancelled and what is late.
 void EngineImpl::EndSome(std::vector<StepOutput>* outputs) {
+  std::vector<OpenSequence*> all = line_.running();
+  all.insert(all.end(), line_.waiting().begin(), line_.waiting().end());
+  // From here on nothing throws, or what was cancelled would be forgotten.
   std::vector<RequestId> cancelled;
   {
     const std::lock_guard lock(cancelled_mutex_);
     cancelled.swap(cancelled_);
   }
-  std::vector<OpenSequence*> all = line_.running();
-  all.insert(all.end(), line_.waiting().begin(), line_.waiting().end());
   for (OpenSequence* open : all) {
     const auto& deadline = open->run().request().deadline;
     FinishReason reason = FinishReason::kNone;
@@ -349,20 +382,29 @@ void EngineImpl::AddFailure(OpenSequence* open, std::exception_ptr failure,
                       .failure = std::move(failure)});
 }
 
-// Lets the first of those that wait run. One that was moved out waits until another request has
+// Makes the first of those that wait ready to run. False: there is no room for it.
+bool EngineImpl::Prepare(OpenSequence* open) {
+  if (open->is_moved_out()) return room_.MoveIn(open);
+  open->chain = ChainOfRequest(prefixes_, open->run());
+  return true;
+}
+
+// Lets the first of those that wait run. One that has found no room waits until another request has
 // ended, or it would only be moved out again.
 void EngineImpl::Admit(std::vector<StepOutput>* outputs) {
   while (!line_.waiting().empty() && std::ssize(line_.running()) < config().scheduler.max_running) {
     OpenSequence* first = line_.waiting().front();
-    const bool is_alone = line_.running().empty();
-    if (first->is_moved_out()) {
-      if (!is_alone && first->requests_ended == line_.ended()) return;
-      const bool is_in = is_alone ? room_.MoveInAlone(first) : room_.MoveIn(first);
-      if (!is_in && is_alone)
-        AddFailure(first, std::make_exception_ptr(NoRoomToComeBack()), outputs);
-      if (!is_in) return;
-    } else {
-      first->chain = ChainOfRequest(prefixes_, first->run());
+    if (!line_.running().empty() && first->lacked_room_at == line_.departures()) return;
+    std::exception_ptr failure;
+    try {
+      if (!Prepare(first)) failure = std::make_exception_ptr(NoRoomToComeBack());
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    if (failure != nullptr) {
+      first->lacked_room_at = line_.departures();
+      if (line_.running().empty()) AddFailure(first, std::move(failure), outputs);
+      return;
     }
     first->last_step = step_;
     if (!std::exchange(first->has_run, true))
@@ -381,19 +423,25 @@ void EngineImpl::CountToken(OpenSequence* open) {
   open->last_token = now;
 }
 
-// The first tokens that no pass is needed for; who has said one has had this step.
-std::set<OpenSequence*> EngineImpl::ChooseAtOnce(std::vector<StepOutput>* outputs) {
-  std::set<OpenSequence*> done;
-  for (OpenSequence* open : std::vector<OpenSequence*>(line_.running())) {
-    if (!open->run().ChoosesAtOnce()) continue;
-    open->last_step = step_;
-    done.insert(open);
-    CountToken(open);
-    outputs->push_back(OutputOf(*open, open->run().ChooseAtOnce()));
-    if (open->run().HasRequest()) continue;
-    line_.Leave(open);
+// The first tokens that no pass is needed for.
+void EngineImpl::ChooseAtOnce(std::vector<StepOutput>* outputs) {
+  for (std::size_t i = 0; i < line_.running().size();) {
+    OpenSequence* open = line_.running()[i];
+    if (open->run().ChoosesAtOnce()) {
+      try {
+        outputs->push_back(OutputOf(*open, open->run().ChooseAtOnce()));
+        CountToken(open);
+        open->last_step = step_;
+      } catch (...) {
+        AddFailure(open, std::current_exception(), outputs);
+      }
+    }
+    if (open->run().HasRequest()) {
+      ++i;
+    } else {
+      line_.Leave(open);
+    }
   }
-  return done;
 }
 
 void EngineImpl::GoOnFromCheckpoint(OpenSequence* open) {
@@ -404,7 +452,8 @@ void EngineImpl::GoOnFromCheckpoint(OpenSequence* open) {
   if (is_first && tokens > 0) ++metrics_.checkpoint_hits;
 }
 
-std::vector<OpenSequence*> EngineImpl::Choose(const std::set<OpenSequence*>& but) {
+// Who is part of the step's pass. Who says a token without one has the step by that.
+std::vector<OpenSequence*> EngineImpl::Choose() {
   std::vector<Runnable> runnable;
   std::vector<OpenSequence*> who;
   std::set<std::uint64_t> chunks;
@@ -413,7 +462,7 @@ std::vector<OpenSequence*> EngineImpl::Choose(const std::set<OpenSequence*>& but
     return left->last_step < right->last_step;
   });
   for (OpenSequence* open : by_turn) {
-    if (but.contains(open)) continue;
+    if (open->run().ChoosesAtOnce()) continue;
     GoOnFromCheckpoint(open);
     // What another one reads in this step is there for the next.
     const std::uint64_t chunk = open->chain ? NextChunkOf(*open->chain, open->run()) : 0;
@@ -453,32 +502,39 @@ void EngineImpl::Guess(const std::vector<OpenSequence*>& moving) {
   for (OpenSequence* open : moving) left -= open->run().Draft(std::min(left, share));
 }
 
+// One that finds no room behind others waits for them: false.
+bool EngineImpl::PlanOne(OpenSequence* open, std::vector<OpenSequence*>* moving) {
+  for (;;) {
+    try {
+      open->run().Plan();
+      return true;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kOutOfMemory || open->run().is_broken()) throw;
+      if (room_.FreeSomeFor(open, moving)) continue;
+      if (std::ssize(line_.running()) == 1) throw;
+      room_.Preempt(open);
+      return false;
+    }
+  }
+}
+
 // In the order in which they come before one another, so that who must leave for one of them has
-// not been planned yet. One that finds no room behind others waits for them.
+// not been planned yet. Throws nothing: others would be left with a plan.
 void EngineImpl::Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs) {
-  std::vector<OpenSequence*> left = std::exchange(*moving, {});
-  std::sort(left.begin(), left.end(),
+  std::sort(moving->begin(), moving->end(),
             [](const auto* one, const auto* other) { return ComesBefore(*one, *other); });
-  while (!left.empty()) {
-    OpenSequence* open = left.front();
-    left.erase(left.begin());
-    for (;;) {
-      try {
-        open->run().Plan();
-        moving->push_back(open);
-      } catch (const Error& error) {
-        const bool lacks_room = error.code() == ErrorCode::kOutOfMemory && !open->run().is_broken();
-        if (lacks_room && room_.FreeSomeFor(open, &left)) continue;
-        if (lacks_room && std::ssize(line_.running()) > 1) {
-          room_.MoveOut(open);
-          line_.Wait(open);
-        } else {
-          AddFailure(open, std::current_exception(), outputs);
-        }
-      } catch (...) {
-        AddFailure(open, std::current_exception(), outputs);
-      }
-      break;
+  for (std::size_t planned = 0; planned < moving->size();) {
+    OpenSequence* open = (*moving)[planned];
+    bool moves = false;
+    try {
+      moves = PlanOne(open, moving);
+    } catch (...) {
+      AddFailure(open, std::current_exception(), outputs);
+    }
+    if (moves) {
+      ++planned;
+    } else {
+      moving->erase(moving->begin() + static_cast<std::ptrdiff_t>(planned));
     }
   }
 }
@@ -559,6 +615,17 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
   }
 }
 
+// In their order. std::stable_partition would ask for memory.
+void MoveAnswersToFront(std::vector<OpenSequence*>* moving) {
+  std::size_t answers = 0;
+  for (std::size_t i = 0; i < moving->size(); ++i) {
+    if ((*moving)[i]->run().ReadsPrompt()) continue;
+    std::rotate(moving->begin() + static_cast<std::ptrdiff_t>(answers++),
+                moving->begin() + static_cast<std::ptrdiff_t>(i),
+                moving->begin() + static_cast<std::ptrdiff_t>(i) + 1);
+  }
+}
+
 // How many of the first of `moving`, answers before prompts, share the next pass: all, or where it
 // is padded, the answers that fill it, or one prompt.
 std::size_t EngineImpl::CountForPass(std::span<OpenSequence* const> moving) const {
@@ -574,6 +641,7 @@ std::size_t EngineImpl::CountForPass(std::span<OpenSequence* const> moving) cons
   return count;
 }
 
+// The pass of those that are planned, and what comes of it.
 void EngineImpl::RunPass(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs) {
   const std::span<const float> logits = Forward(moving, outputs);
   if (moving->empty()) return;
@@ -582,28 +650,44 @@ void EngineImpl::RunPass(std::vector<OpenSequence*>* moving, std::vector<StepOut
   Commit(*moving, outputs);
 }
 
+// So that a step lacks no memory for what it has done: one for each request at most, and for tokens
+// that were guessed, of which all together have as many as one of them may.
+void EngineImpl::ReserveOutputs() {
+  std::int64_t drafted = 0;
+  for (const auto* line : {&line_.running(), &line_.waiting()}) {
+    for (const OpenSequence* open : *line)
+      drafted = std::max(drafted, open->run().request().sampling.max_draft_tokens);
+  }
+  outputs_.reserve(outputs_.size() + static_cast<std::size_t>(line_.size() + drafted));
+}
+
 std::vector<StepOutput> EngineImpl::Step() {
   CAROUSEL_CHECK(HasWork());
-  std::vector<StepOutput> outputs;
-  EndSome(&outputs);
+  ReserveOutputs();
+  EndSome(&outputs_);
   ++step_;
-  Admit(&outputs);
-  std::vector<OpenSequence*> moving = Choose(ChooseAtOnce(&outputs));
-  outputs.reserve(outputs.size() + moving.size());
+  Admit(&outputs_);
+  std::vector<OpenSequence*> moving = Choose();
   std::vector<OpenSequence*> pass;
-  pass.reserve(moving.size());  // what is planned must not be lost for want of memory
-  Plan(&moving, &outputs);
-  if (IsPadded()) {
-    std::stable_partition(moving.begin(), moving.end(),
-                          [](const OpenSequence* open) { return !open->run().ReadsPrompt(); });
-  }
+  pass.reserve(moving.size());
+  // From here on nothing throws.
+  ChooseAtOnce(&outputs_);
+  Plan(&moving, &outputs_);
+  if (IsPadded()) MoveAnswersToFront(&moving);
   for (std::span<OpenSequence* const> left = moving; !left.empty();) {
     const std::size_t count = CountForPass(left);
     pass.assign(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(count));
     left = left.subspan(count);
-    RunPass(&pass, &outputs);
+    RunPass(&pass, &outputs_);
   }
-  return outputs;
+  return std::exchange(outputs_, {});
+}
+
+void EngineImpl::GatherAttention(SequenceId sequence, bool gather) {
+  OpenSequence& open = At(sequence);
+  // What a checkpoint has read, nobody has watched.
+  if (gather) open.chain.reset();
+  open.run().sequence().GatherAttention(gather);
 }
 
 // --- Questions -----------------------------------------------------------------------------------
@@ -620,8 +704,8 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.checkpoints = prefixes_.size() + std::ssize(checkpoints_);
   metrics.checkpoint_bytes = prefixes_.bytes();
   for (const auto& [id, run] : checkpoints_) metrics.checkpoint_bytes += run->sequence().bytes();
-  for (const auto& [id, open] : sequences_)
-    metrics.moved_out_bytes += static_cast<std::int64_t>(open.moved_out.size());
+  for (const auto& [id, open] : sequences_) CountMovedOut(open.moved_out, &metrics);
+  metrics.evicted_blocks = memory_.evicted_blocks();
   metrics.attention_seconds = attention_.seconds();
   return metrics;
 }

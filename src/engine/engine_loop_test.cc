@@ -3,8 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <functional>
 #include <future>
+#include <memory>
+#include <new>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "carousel/error.h"
@@ -103,12 +109,107 @@ TEST(EngineLoop, AFailureIsTheLastOutput) {
   const auto loop = EngineLoop::Start(std::move(failing));
   const SequenceId sequence = loop->Call([](Engine& engine) { return engine.Open(); });
   std::promise<bool> failed;
+  std::promise<bool> had_ended;
   loop->Submit(sequence, Asking(0, 5), [&](const StepOutput& output) {
     failed.set_value(output.failure != nullptr);  // a second time would throw
+    had_ended.set_value(
+        loop->Call([&](Engine& engine) { return !engine.HasWork(output.sequence); }));
   });
   EXPECT_TRUE(failed.get_future().get());
-  while (loop->Call([&](Engine& engine) { return engine.HasWork(); })) {
+  EXPECT_TRUE(had_ended.get_future().get());
+}
+
+// Sequences that are closed or reset by whatever way: their callbacks go with them.
+TEST(EngineLoop, ForgetsTheCallbacksOfWhatIsForgotten) {
+  const auto loop = SmallLoop();
+  const auto kept = std::make_shared<int>(0);
+  for (const bool closes : {true, false}) {
+    const SequenceId sequence = loop->Call([](Engine& engine) { return engine.Open(); });
+    loop->Submit(sequence, Asking(0, 1'000'000), [kept](const StepOutput&) {});
+    EXPECT_EQ(kept.use_count(), 2);
+    loop->Call([&](Engine& engine) {
+      if (closes) {
+        engine.Close(sequence);
+      } else {
+        engine.Reset(sequence);
+      }
+    });
+    EXPECT_EQ(kept.use_count(), 1);
   }
+}
+
+// An engine whose next steps lack memory.
+class ShortEngine final : public Engine {
+ public:
+  ShortEngine(std::unique_ptr<Engine> engine, std::atomic<int>* steps)
+      : engine_(std::move(engine)), steps_(*steps) {}
+
+  const Model& model() const override { return engine_->model(); }
+  const EngineConfig& config() const override { return engine_->config(); }
+  std::string rotation_reason() const override { return engine_->rotation_reason(); }
+  SequenceId Open() override { return engine_->Open(); }
+  SequenceId Open(const EngineConfig& config) override { return engine_->Open(config); }
+  void Close(SequenceId sequence) override { engine_->Close(sequence); }
+  void Reset(SequenceId sequence) override { engine_->Reset(sequence); }
+  void OnForget(std::function<void(SequenceId)> tell) override {
+    engine_->OnForget(std::move(tell));
+  }
+  CheckpointId Mark(SequenceId sequence) override { return engine_->Mark(sequence); }
+  void Rewind(SequenceId sequence, CheckpointId checkpoint) override {
+    engine_->Rewind(sequence, checkpoint);
+  }
+  SequenceId Fork(CheckpointId checkpoint) override { return engine_->Fork(checkpoint); }
+  SequenceId Fork(SequenceId sequence) override { return engine_->Fork(sequence); }
+  void Drop(CheckpointId checkpoint) override { engine_->Drop(checkpoint); }
+  RequestId Submit(SequenceId sequence, Request request) override {
+    return engine_->Submit(sequence, std::move(request));
+  }
+  bool HasWork() const override { return engine_->HasWork(); }
+  bool HasWork(SequenceId sequence) const override { return engine_->HasWork(sequence); }
+  void Cancel(RequestId request) override { engine_->Cancel(request); }
+  std::vector<StepOutput> Step() override {
+    if (--steps_ >= 0) throw std::bad_alloc();
+    return engine_->Step();
+  }
+  EngineMetrics metrics() const override { return engine_->metrics(); }
+  SequenceMetrics metrics(SequenceId sequence) const override { return engine_->metrics(sequence); }
+  void GatherAttention(SequenceId sequence, bool gather) override {
+    engine_->GatherAttention(sequence, gather);
+  }
+  std::int64_t cache_groups(SequenceId sequence) const override {
+    return engine_->cache_groups(sequence);
+  }
+  std::vector<BlockAttention> GatheredAttention(SequenceId sequence,
+                                                std::int64_t group) const override {
+    return engine_->GatheredAttention(sequence, group);
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+  std::atomic<int>& steps_;
+};
+
+TEST(EngineLoop, AStepThatLacksMemoryIsTriedAgain) {
+  const auto plain = SmallLoop();
+  const auto expected =
+      Answer(plain.get(), plain->Call([](Engine& engine) { return engine.Open(); }), Asking(0, 20));
+  std::atomic<int> refused = 3;
+  const auto loop = EngineLoop::Start(std::make_unique<ShortEngine>(
+      SmallEngine(std::make_unique<TinyModel>(TinyModelOptions{})), &refused));
+  const SequenceId sequence = loop->Call([](Engine& engine) { return engine.Open(); });
+  EXPECT_EQ(Answer(loop.get(), sequence, Asking(0, 20)), expected);
+}
+
+TEST(EngineLoop, WhereMemoryStaysShortRequestsFail) {
+  std::atomic<int> refused = 15;
+  const auto loop = EngineLoop::Start(std::make_unique<ShortEngine>(
+      SmallEngine(std::make_unique<TinyModel>(TinyModelOptions{})), &refused));
+  const SequenceId sequence = loop->Call([](Engine& engine) { return engine.Open(); });
+  std::promise<std::exception_ptr> failure;
+  loop->Submit(sequence, Asking(0, 20),
+               [&](const StepOutput& output) { failure.set_value(output.failure); });
+  EXPECT_THROW(std::rethrow_exception(failure.get_future().get()), std::bad_alloc);
+  EXPECT_EQ(Answer(loop.get(), sequence, Asking(0, 20)).size(), std::size_t{20});
 }
 
 TEST(EngineLoop, EndsInTheMiddle) {

@@ -163,4 +163,10 @@ void EvictionPlanner::Clear() {
   for (const auto& policy : policies_) policy->Clear();
 }
 
+std::int64_t EvictionPlanner::bytes() const {
+  std::int64_t bytes = 0;
+  for (const auto& policy : policies_) bytes += policy->bytes();
+  return bytes;
+}
+
 }  // namespace carousel

@@ -61,6 +61,7 @@ class EvictionPlanner {
   // Takes back what was pinned from `length` on: tokens that never came.
   void TrimPins(std::int64_t length);
   void Clear();
+  std::int64_t bytes() const;  // of what the policies remember
 
  private:
   // How many blocks the group must lose; negative: how many more it may hold.

@@ -437,6 +437,57 @@ TEST(Engine, GuessesRoundAlikeAsWell) {
   EXPECT_NE(LogitsBeside(0, false, 12), LogitsBeside(0, false, 0));
 }
 
+// An answer that is given goes on from a prompt that was only read, as one that is asked for does.
+TEST(Engine, AForcedAnswerNeedsNoPrompt) {
+  const auto engine = SmallEngine();
+  const SequenceId once = engine->Open();
+  const SequenceId parted = engine->Open();
+  const std::vector<TokenId> answer = {4, 9, 2};
+  Request whole = Asking(20, 0);
+  whole.forced_answer = answer;
+  engine->Submit(once, whole);
+  engine->Submit(parted, Asking(20, 0));
+  std::map<SequenceId, std::vector<float>> logprobs;
+  const auto run = [&] {
+    while (engine->HasWork()) {
+      for (const StepOutput& output : engine->Step()) {
+        if (output.result.sampled)
+          logprobs[output.sequence].push_back(output.result.sampled->logprob);
+      }
+    }
+  };
+  run();
+  Request rest{.ignore_end_tokens = true};
+  rest.forced_answer = answer;
+  engine->Submit(parted, rest);
+  run();
+  EXPECT_EQ(logprobs[once].size(), answer.size());
+  EXPECT_EQ(logprobs[parted], logprobs[once]);
+}
+
+// Once a token has been said, what stood before it scores nothing.
+TEST(Engine, AFirstTokenWithoutAPassEndsScoring) {
+  const auto engine = SmallEngine();
+  const SequenceId sequence = engine->Open();
+  Request scored = Asking(20, 0);
+  scored.score_prompt = true;
+  engine->Submit(sequence, scored);
+  while (engine->HasWork()) engine->Step();
+  Request ends{.ignore_end_tokens = true};
+  ends.forced_answer = {5};
+  ends.stop_tokens = {5};  // so the token is never read
+  engine->Submit(sequence, ends);
+  EXPECT_EQ(engine->Step()[0].result.finish_reason, FinishReason::kStop);
+  scored.prompt.resize(4);
+  engine->Submit(sequence, scored);
+  std::size_t scores = 0;
+  while (engine->HasWork()) {
+    for (const StepOutput& output : engine->Step())
+      scores += output.result.negative_log_likelihood.size();
+  }
+  EXPECT_EQ(scores, std::size_t{3});
+}
+
 TEST(Engine, RowsThatAreTooFewAreRefused) {
   EngineConfig config = SmallConfig();
   config.scheduler = {.max_running = 4, .max_rows = 19};

@@ -3,6 +3,7 @@
 
 #include <exception>
 #include <memory>
+#include <new>
 #include <utility>
 
 namespace carousel {
@@ -10,6 +11,12 @@ namespace {
 
 std::int64_t TokensRead(const SequenceRun& run) {
   return run.sequence().tables().logical_length().value;
+}
+
+// Whether what one sequence stores can push out what another one has stored: under one limit, or on
+// one disk.
+bool SharesLimitedTier(const RecallConfig& recall) {
+  return recall.blocks > 0 && (recall.limit_bytes > 0 || !recall.store_file.empty());
 }
 
 }  // namespace
@@ -22,9 +29,14 @@ std::optional<PrefixChain> ChainOfRequest(const PrefixIndex& index, const Sequen
   // At the end, the votes hang on how long the prompt is.
   if (config.eviction && config.eviction->prompt_eviction != PromptEviction::kCapped)
     return std::nullopt;
+  if (SharesLimitedTier(config.recall)) return std::nullopt;
   // A chunk that is cut at a block's boundary is not cut where it is the prompt's last.
   if (config.chunk_size % config.cache.block_size != 0) return std::nullopt;
-  return PrefixIndex::ChainOf(run.shared(), run.request());
+  try {
+    return PrefixIndex::ChainOf(run.shared(), run.request());
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;  // the tokens are read
+  }
 }
 
 std::int64_t GoOnFromCheckpoint(const PrefixChain& chain, PrefixIndex* index, SequenceRun* run) {

@@ -12,8 +12,8 @@
 namespace carousel {
 
 // The request's prompt as the index knows it; nullopt where it cannot begin at a checkpoint: the
-// sequence has read something, every token is to be scored or watched, or where chunks end hangs on
-// more than the tokens before.
+// sequence has read something, every token is to be scored or watched, where chunks end hangs on
+// more than the tokens before, or a checkpoint's stored blocks would cost a limit that all share.
 std::optional<PrefixChain> ChainOfRequest(const PrefixIndex& index, const SequenceRun& run);
 
 // Goes on from the deepest checkpoint that has read more than `run` has. Returns how many tokens

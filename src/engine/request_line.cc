@@ -11,9 +11,13 @@ bool ComesBefore(const OpenSequence& left, const OpenSequence& right) {
   return ours != theirs ? ours > theirs : left.request < right.request;
 }
 
-void RequestLine::Wait(OpenSequence* sequence) {
-  waiting_.reserve(waiting_.size() + 1);
-  running_.reserve(running_.size() + waiting_.size() + 1);  // so that RunFirst does not throw
+void RequestLine::ReserveOne() {
+  const std::size_t all = running_.size() + waiting_.size() + 1;
+  running_.reserve(all);
+  waiting_.reserve(all);
+}
+
+void RequestLine::Wait(OpenSequence* sequence) noexcept {
   std::erase(running_, sequence);
   const auto behind =
       std::find_if(waiting_.begin(), waiting_.end(),
@@ -21,15 +25,15 @@ void RequestLine::Wait(OpenSequence* sequence) {
   waiting_.insert(behind, sequence);
 }
 
-void RequestLine::RunFirst() {
+void RequestLine::RunFirst() noexcept {
   running_.push_back(waiting_.front());
   waiting_.erase(waiting_.begin());
 }
 
-void RequestLine::Leave(OpenSequence* sequence) {
+void RequestLine::Leave(OpenSequence* sequence) noexcept {
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
-  ++ended_;
+  ++departures_;
 }
 
 }  // namespace carousel

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "base/clock.h"
+#include "cache/moved_blocks.h"
 #include "carousel/types.h"
 #include "engine/prefix_index.h"
 #include "engine/sequence_run.h"
@@ -22,7 +22,7 @@ struct OpenSequence {
       : id(name), owned_run(std::move(of)) {}
   SequenceRun& run() { return *owned_run; }
   const SequenceRun& run() const { return *owned_run; }
-  bool is_moved_out() const { return moved_out.size() > 0; }
+  bool is_moved_out() const { return !moved_out.empty(); }
 
   SequenceId id;
   std::unique_ptr<SequenceRun> owned_run;
@@ -35,8 +35,10 @@ struct OpenSequence {
   // The request's prompt, where it can begin at a checkpoint.
   std::optional<PrefixChain> chain;
   // Its blocks, while they are out of the pools.
-  AlignedBuffer<std::byte> moved_out;
-  std::int64_t requests_ended = 0;  // by all, when it was moved out
+  MovedBlocks moved_out;
+  // The line's departures when it last found no room beside others, so that it does not try before
+  // the next one; -1: it may try.
+  std::int64_t lacked_room_at = -1;
 };
 
 // Whether `left` comes before `right` where there is not enough for both: by priority, then by age.
@@ -50,20 +52,23 @@ class RequestLine {
   const std::vector<OpenSequence*>& waiting() const { return waiting_; }
   bool empty() const { return running_.empty() && waiting_.empty(); }
   std::int64_t size() const { return std::ssize(running_) + std::ssize(waiting_); }
-  // How many requests have ended, ever: what they held is free.
-  std::int64_t ended() const { return ended_; }
+  // How often a sequence's blocks may have become free, ever: a request has ended, or a sequence
+  // was closed or reset.
+  std::int64_t departures() const { return departures_; }
 
-  // Its request waits, in its place, whether it ran before or is new.
-  void Wait(OpenSequence* sequence);
+  // Takes the memory that one more request needs here. Throws std::bad_alloc; nothing else does.
+  void ReserveOne();
+  // Its request waits, in its place, whether it ran before or is new; for a new one there is room.
+  void Wait(OpenSequence* sequence) noexcept;
   // The first of those that wait runs.
-  void RunFirst();
+  void RunFirst() noexcept;
   // Its request has ended, if it had one.
-  void Leave(OpenSequence* sequence);
+  void Leave(OpenSequence* sequence) noexcept;
 
  private:
   std::vector<OpenSequence*> running_;
   std::vector<OpenSequence*> waiting_;
-  std::int64_t ended_ = 0;
+  std::int64_t departures_ = 0;
 };
 
 }  // namespace carousel

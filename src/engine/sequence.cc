@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/parallel.h"
@@ -29,6 +30,7 @@ Sequence::Sequence(SharedCache* shared)
       eviction_(shared->settings(), shared->layer_specs()),
       released_tokens_(static_cast<std::size_t>(shared->groups())),
       promoted_tokens_(released_tokens_.size()),
+      use_(released_tokens_.size()),
       forgotten_(released_tokens_.size()) {
   for (std::int64_t group = 0; group < shared->groups(); ++group)
     readers_.emplace_back(&blocks_, &tables_, group);
@@ -51,6 +53,8 @@ Sequence::Sequence(const Sequence& from) : Sequence(from.shared_) {
   released_tokens_ = from.released_tokens_;
   promoted_tokens_ = from.promoted_tokens_;
   promoted_blocks_ = from.promoted_blocks_;
+  counts_ = from.counts_;
+  use_ = from.use_;
   gathered_ = from.gathered_;
   forgotten_ = from.forgotten_;
 }
@@ -64,7 +68,20 @@ void Sequence::Release(std::int64_t group, std::span<const std::int64_t> entries
   if (entries.empty()) return;
   tables_.Evict(group, entries, shared_->pools().of(group));
   eviction_.Erase(group, entries);
+  use_[static_cast<std::size_t>(group)].Erase(entries);
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Erase(entries);
+}
+
+// Of entries that are about to be evicted.
+void Sequence::CountEvicted(std::int64_t group, std::span<const std::int64_t> entries) {
+  const Position now = tables_.logical_length();
+  const BlockUse& use = use_[static_cast<std::size_t>(group)];
+  EvictedBlocks& evicted = shared_->evicted_blocks();
+  for (const std::int64_t index : entries) {
+    const TableEntry& entry = tables_.table(group).entries()[static_cast<std::size_t>(index)];
+    evicted.age.Add(static_cast<double>(now - (entry.logical + entry.tokens)));
+    if (const auto last = use.LastUsed(index)) evicted.idle.Add(static_cast<double>(now - *last));
+  }
 }
 
 // Copies entries that are about to go into the second tier.
@@ -84,6 +101,7 @@ void Sequence::Return(std::int64_t group, const RecalledBlock& block, const std:
   const TableEntry& returned = tables_.table(group).entries()[static_cast<std::size_t>(entry)];
   std::memcpy(pool.data(returned.block), data, shared_->shape(group).bytes());
   eviction_.Insert(group, entry);
+  use_[static_cast<std::size_t>(group)].Insert(entry);
   promoted_tokens_[static_cast<std::size_t>(group)] += tables_.block_size();
   ++promoted_blocks_;
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
@@ -104,7 +122,10 @@ void Sequence::MakeRoom(std::int64_t group, const EvictionPlan& plan) {
 void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
   if (plan.leaves.empty()) return;
   const CacheGroup& heads = shared_->group(group);
-  if (!recall_ || !recall_->Recalls(heads)) return Release(group, plan.leaves);
+  if (!recall_ || !recall_->Recalls(heads)) {
+    CountEvicted(group, plan.leaves);
+    return Release(group, plan.leaves);
+  }
   // What can lack memory comes first, while nothing has changed.
   const BlockShape& shape = shared_->shape(group);
   returning_.Reserve(plan.returns.size() * shape.bytes());
@@ -119,6 +140,7 @@ void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
     returning += shape.bytes();
   }
   Store(group, plan.leaves);
+  CountEvicted(group, plan.leaves);
   Release(group, plan.leaves);
   returning = returning_.data();
   for (const RecalledBlock& block : plan.returns) {
@@ -381,6 +403,8 @@ void Sequence::Observe(std::int64_t group, std::int64_t stage) {
   if (plan_.policy_queries > 0) {
     seen.token_mass =
         trace_.token_mass[static_cast<std::size_t>(stage)][static_cast<std::size_t>(group)];
+    use_[static_cast<std::size_t>(group)].Record(seen.token_mass, tables_.block_size(),
+                                                 of.first_query_logical + of.tokens);
   }
   if (eviction_.WantsVectors()) {
     const LayerVectors& vectors = trace_.vectors[static_cast<std::size_t>(heads.layer)];
@@ -459,9 +483,11 @@ void Sequence::Clear() {
   blocks_.BeginStep(tables_.logical_length());
   history_.clear();
   said_.clear();
+  counts_ = {};
   std::fill(released_tokens_.begin(), released_tokens_.end(), 0);
   std::fill(promoted_tokens_.begin(), promoted_tokens_.end(), 0);
   std::fill(forgotten_.begin(), forgotten_.end(), 0);
+  for (BlockUse& use : use_) use.Clear();
   for (AttentionRecord& record : gathered_) record.Clear();
   if (recall_) recall_->Clear();
   eviction_.Clear();
@@ -514,18 +540,25 @@ std::int64_t Sequence::cache_bytes() const {
 
 std::int64_t Sequence::bytes() const {
   const auto history = static_cast<std::int64_t>(history_.size() * sizeof(TokenId));
-  return cache_bytes() + blocks_.open_bytes() + history + (recall_ ? recall_->store().bytes() : 0);
+  return cache_bytes() + blocks_.open_bytes() + history + eviction_.bytes() +
+         (recall_ ? recall_->store().bytes() : 0);
 }
 
-void Sequence::MoveOut(AlignedBuffer<std::byte>* to) {
+void Sequence::MoveOut(const std::string& directory, MovedBlocks* to) {
   CAROUSEL_CHECK(!begin_.has_value());
-  *to = AlignedBuffer<std::byte>(static_cast<std::size_t>(cache_bytes()));
-  tables_.MoveOut(shared_->pools(), to->data());
+  MovedBlocks moved;
+  if (!directory.empty()) moved = MovedBlocks::InFile(directory, cache_bytes());
+  if (moved.empty() || !tables_.CopyOut(shared_->pools(), &moved)) {
+    moved = MovedBlocks::InMemory(cache_bytes());
+    CAROUSEL_CHECK(tables_.CopyOut(shared_->pools(), &moved));
+  }
+  *to = std::move(moved);
+  tables_.MoveOut(shared_->pools());
 }
 
-void Sequence::MoveIn(const AlignedBuffer<std::byte>& from) {
-  CAROUSEL_CHECK_EQ(static_cast<std::int64_t>(from.size()), cache_bytes());
-  tables_.MoveIn(from.data(), shared_->pools());
+void Sequence::MoveIn(const MovedBlocks& from) {
+  CAROUSEL_CHECK_EQ(from.bytes(), cache_bytes());
+  tables_.MoveIn(from, shared_->pools());
 }
 
 std::int64_t Sequence::resident_tokens() const {

@@ -8,15 +8,19 @@
 // before it and are not due again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cache/block_table.h"
+#include "cache/moved_blocks.h"
 #include "carousel/request.h"
 #include "engine/attention_record.h"
 #include "engine/block_access.h"
+#include "engine/block_use.h"
 #include "engine/eviction_plan.h"
 #include "engine/eviction_planner.h"
 #include "engine/key_rotation.h"
@@ -27,6 +31,20 @@
 #include "engine/step_trace.h"
 
 namespace carousel {
+
+// What has happened to a sequence since it was made or cleared.
+struct SequenceCounts {
+  std::int64_t max_resident_tokens = 0;
+  std::int64_t evictions = 0;           // steps that evicted
+  std::int64_t tokens_past_window = 0;  // read at positions beyond the trained window
+
+  // Of two times, one after the other.
+  void Add(const SequenceCounts& other) {
+    max_resident_tokens = std::max(max_resident_tokens, other.max_resident_tokens);
+    evictions += other.evictions;
+    tokens_past_window += other.tokens_past_window;
+  }
+};
 
 class Sequence {
  public:
@@ -48,6 +66,9 @@ class Sequence {
   // The last token of each answer so far.
   std::vector<TokenId> LastOfAnswers() const;
   const StepPlan& plan() const { return plan_; }
+  // Its owner counts.
+  SequenceCounts& counts() { return counts_; }
+  const SequenceCounts& counts() const { return counts_; }
 
   // The plan of a step; it stays until the next. Of an answer's tokens it may take fewer than
   // asked, so that each could be a step of its own. Throws carousel::Error (kOutOfMemory) and
@@ -89,13 +110,16 @@ class Sequence {
   std::vector<BlockAttention> GatheredAttention(std::int64_t group) const;
 
   std::int64_t cache_bytes() const;  // of its blocks
-  // Of all that it holds and of what it shares, about: blocks, what was evicted of it, its history.
+  // Of all that it holds and of what it shares, about: blocks, what was evicted of it, its history,
+  // what its policies remember.
   std::int64_t bytes() const;
-  // Takes its blocks' content out of the pools, to `to`, and puts it back. Between steps. Putting
-  // it back throws carousel::Error (kOutOfMemory) where the pools have no room, and nothing has
-  // changed; until then the sequence can only be cleared.
-  void MoveOut(AlignedBuffer<std::byte>* to);
-  void MoveIn(const AlignedBuffer<std::byte>& from);
+  // Takes what its blocks hold out of the pools, to `to`: a file in `directory`, or memory where
+  // that is empty or does not take it. Between steps, while it has blocks. Throws std::bad_alloc;
+  // nothing has changed then. Until it is put back the sequence can only be cleared.
+  void MoveOut(const std::string& directory, MovedBlocks* to);
+  // Puts it back. Throws carousel::Error (kOutOfMemory) where the pools have no room, or kIo where
+  // a disk does not give it; nothing has changed then.
+  void MoveIn(const MovedBlocks& from);
   // Memory outside the pools: the open blocks.
   std::int64_t open_bytes() const { return blocks_.open_bytes(); }
   std::int64_t resident_tokens() const;   // the maximum over groups
@@ -116,6 +140,7 @@ class Sequence {
   void Apply(std::int64_t group, const EvictionPlan& plan);
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Store(std::int64_t group, std::span<const std::int64_t> entries);
+  void CountEvicted(std::int64_t group, std::span<const std::int64_t> entries);
   void Return(std::int64_t group, const RecalledBlock& block, const std::byte* data);
   void ExtendRotation();
   void FillPlan(const StepRequest& request);
@@ -140,6 +165,8 @@ class Sequence {
   std::vector<std::int64_t> released_tokens_;  // [groups], past a sliding window: no loss
   std::vector<std::int64_t> promoted_tokens_;  // [groups], ever
   std::int64_t promoted_blocks_ = 0;
+  SequenceCounts counts_;
+  std::vector<BlockUse> use_;              // [groups]
   std::vector<AttentionRecord> gathered_;  // [groups]; empty: nobody asked
   AlignedBuffer<std::byte> returning_;     // blocks on their way back from the second tier
 

@@ -62,7 +62,9 @@ SequenceRun::SequenceRun(const SequenceRun& from)
       unread_(from.unread_),
       previous_logits_(from.previous_logits_),
       next_logits_(from.next_logits_),
-      metrics_(from.metrics_) {
+      before_(from.before_),
+      drafted_tokens_(from.drafted_tokens_),
+      accepted_tokens_(from.accepted_tokens_) {
   CAROUSEL_CHECK(!from.running_.has_value());
 }
 
@@ -82,6 +84,8 @@ void SequenceRun::Submit(Request request) {
   }
   RefuseBroken();
   Validate(request.sampling);
+  if (!request.forced_answer.empty())
+    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
   const bool goes_on = !next_logits_.empty() && request.max_new_tokens > 0;
   if (request.prompt.empty() && !goes_on) {
     throw Error(ErrorCode::kInvalidArgument, "prompt", "there are no tokens; give at least one");
@@ -99,19 +103,20 @@ void SequenceRun::Submit(Request request) {
     throw Error(ErrorCode::kInvalidArgument, "max_new_tokens",
                 fmt::format("{} is negative; use 0 or more", request.max_new_tokens));
   }
-  if (!request.forced_answer.empty())
-    request.max_new_tokens = static_cast<std::int64_t>(request.forced_answer.size());
+  // What can lack memory comes first, while nothing has changed.
+  RunningRequest running;
+  if (request.max_new_tokens > 0) running.sampler = MakeSampler(request);
+  request.prompt.reserve(request.prompt.size() + 1);
   PinSpans(request);
-  running_.emplace();
   reused_tokens_ = 0;
-  if (request.max_new_tokens > 0) running_->sampler = MakeSampler(request);
   if (unread_) {
     request.prompt.insert(request.prompt.begin(), *unread_);
-    running_->begins_with_unread = true;
+    running.begins_with_unread = true;
     previous_logits_.clear();
     unread_.reset();
   }
-  running_->request = std::move(request);
+  running.request = std::move(request);
+  running_.emplace(std::move(running));
   StartGuessing();
 }
 
@@ -155,17 +160,33 @@ std::int64_t SequenceRun::Draft(std::int64_t most) {
   return std::ssize(running.draft);
 }
 
+// What lacks memory in the middle of `change` leaves a sequence that must be reset.
+template <typename Change>
+auto SequenceRun::FinishOrBreak(Change change) {
+  try {
+    return change();
+  } catch (...) {
+    broken_ = true;
+    running_.reset();
+    throw;
+  }
+}
+
 StepResult SequenceRun::ChooseAtOnce() {
   outcome_ = {};
   outcome_.results.resize(1);
   Summarise(next_logits_, &summary_);
   Choose(next_logits_, &*running_->sampler, &outcome_.results.front());
-  const bool stops = KeepUntilStop();
-  StepResult result = std::move(outcome_.results.front());
-  next_logits_.clear();
-  SeeAnswer({&result, 1});
-  Accept(&result, stops);
-  return result;
+  return FinishOrBreak([&] {
+    const bool stops = KeepUntilStop();
+    StepResult result = std::move(outcome_.results.front());
+    // The logits of a token that has passed since score nothing.
+    previous_logits_.clear();
+    next_logits_.clear();
+    SeeAnswer({&result, 1});
+    Accept(&result, stops);
+    return result;
+  });
 }
 
 // The request's sampler, which has seen of the history and the prompt what counts as repetition.
@@ -232,11 +253,12 @@ void SequenceRun::Plan() {
     outcome_.tokens = std::exchange(running_->draft, {});
     outcome_.tokens.insert(outcome_.tokens.begin(), *unread_);
   }
+  StepResult& first = outcome_.results.emplace_back();
+  // Last, so that nothing throws once the sequence is planned.
   const StepPlan& plan = sequence_->Plan({.tokens = std::ssize(outcome_.tokens),
                                           .is_prompt = is_prompt,
                                           .prompt_left = is_prompt ? PromptLeft() - tokens : 0});
   outcome_.tokens.resize(static_cast<std::size_t>(plan.tokens));
-  StepResult& first = outcome_.results.emplace_back();
   first.tokens_processed = is_prompt ? tokens : 1;
   first.evicted_tokens = plan.evicted_tokens;
   if (!is_prompt) first.drafted_tokens = plan.tokens - 1;
@@ -387,7 +409,7 @@ void SequenceRun::GoOnFrom(std::unique_ptr<Sequence> sequence) {
   running_->read = static_cast<std::size_t>(length);
 }
 
-StepResult SequenceRun::End(FinishReason reason) {
+StepResult SequenceRun::End(FinishReason reason) noexcept {
   StepResult result;
   // Of a prompt of which nothing was read, the last answer's token waits on.
   if (running_->read == 0 && running_->begins_with_unread)
@@ -428,12 +450,12 @@ std::vector<StepResult> SequenceRun::Apply() {
   // The logits of a token that has passed since score nothing.
   previous_logits_ = std::move(outcome_.last_logits);
   next_logits_ = std::move(outcome_.next_logits);
-  metrics_.max_resident_tokens =
-      std::max(metrics_.max_resident_tokens, sequence_->resident_tokens());
-  if (results.front().evicted_tokens > 0) ++metrics_.evictions;
+  SequenceCounts& counts = sequence_->counts();
+  counts.max_resident_tokens = std::max(counts.max_resident_tokens, sequence_->resident_tokens());
+  if (results.front().evicted_tokens > 0) ++counts.evictions;
   if (const std::int64_t window = spec_->trained_window; window > 0) {
     const std::int64_t last = sequence_->plan().position_ids[static_cast<std::size_t>(kept - 1)];
-    metrics_.tokens_past_window += std::clamp<std::int64_t>(last + 1 - window, 0, kept);
+    counts.tokens_past_window += std::clamp<std::int64_t>(last + 1 - window, 0, kept);
   }
   if (results.back().sampled) {
     previous_logits_.clear();
@@ -450,8 +472,8 @@ void SequenceRun::NoteDraft(std::vector<StepResult>* results) {
   const std::int64_t drafted = results->front().drafted_tokens;
   const std::int64_t accepted = std::ssize(*results) - 1;
   results->front().accepted_tokens = accepted;
-  metrics_.drafted_tokens += drafted;
-  metrics_.accepted_tokens += accepted;
+  drafted_tokens_ += drafted;
+  accepted_tokens_ += accepted;
   running_->generated += accepted;
   if (outcome_.sampler) running_->sampler = std::move(outcome_.sampler);
   if (!running_->draft_length) return;
@@ -463,13 +485,7 @@ void SequenceRun::NoteDraft(std::vector<StepResult>* results) {
 }
 
 std::vector<StepResult> SequenceRun::Commit() {
-  try {
-    return Apply();
-  } catch (...) {
-    broken_ = true;
-    running_.reset();
-    throw;
-  }
+  return FinishOrBreak([this] { return Apply(); });
 }
 
 void SequenceRun::Abandon() noexcept { sequence_->Abandon(); }
@@ -479,12 +495,20 @@ void SequenceRun::Reset() {
   unread_.reset();
   previous_logits_.clear();
   next_logits_.clear();
+  before_.Add(sequence_->counts());
   sequence_->Clear();
   broken_ = false;
 }
 
 SequenceMetrics SequenceRun::metrics() const {
-  SequenceMetrics metrics = metrics_;
+  SequenceCounts counts = before_;
+  counts.Add(sequence_->counts());
+  SequenceMetrics metrics;
+  metrics.drafted_tokens = drafted_tokens_;
+  metrics.accepted_tokens = accepted_tokens_;
+  metrics.max_resident_tokens = counts.max_resident_tokens;
+  metrics.evictions = counts.evictions;
+  metrics.tokens_past_window = counts.tokens_past_window;
   metrics.logical_tokens = sequence_->tables().logical_length().value;
   metrics.resident_tokens = sequence_->resident_tokens();
   metrics.evicted_tokens = sequence_->evicted_tokens();

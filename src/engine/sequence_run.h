@@ -71,9 +71,10 @@ class SequenceRun {
   bool ChoosesAtOnce() const {
     return running_->request.prompt.empty() && running_->generated == 0;
   }
+  // Throws std::bad_alloc alone; nothing has changed then, or the sequence is broken.
   StepResult ChooseAtOnce();
   // Ends the request where it is.
-  StepResult End(FinishReason reason);
+  StepResult End(FinishReason reason) noexcept;
   // Forgets everything.
   void Reset();
 
@@ -137,6 +138,8 @@ class SequenceRun {
   void ChooseWhileRight(std::span<const float> logits);
   bool KeepUntilStop();
   std::vector<StepResult> Apply();
+  template <typename Change>
+  auto FinishOrBreak(Change change);
   void NoteDraft(std::vector<StepResult>* results);
   void SeeAnswer(std::span<const StepResult> results);
   void Accept(StepResult* result, bool stops);
@@ -155,7 +158,9 @@ class SequenceRun {
   LogitsSummary summary_;  // of the last step's last row
   StepOutcome outcome_;    // of the step at hand
   bool broken_ = false;    // a commit failed half-way
-  SequenceMetrics metrics_;
+  SequenceCounts before_;  // of the times before the resets
+  std::int64_t drafted_tokens_ = 0;
+  std::int64_t accepted_tokens_ = 0;
 };
 
 }  // namespace carousel

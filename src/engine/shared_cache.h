@@ -55,6 +55,8 @@ class SharedCache {
 
   BlockPools& pools() { return pools_; }
   const BlockPools& pools() const { return pools_; }
+  // Of all sequences of the engine.
+  EvictedBlocks& evicted_blocks() { return memory_->evicted_blocks(); }
   // Where evicted blocks are kept; null: recall is off.
   TierPools* tier() { return tier_; }
 

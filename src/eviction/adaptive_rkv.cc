@@ -42,6 +42,11 @@ class AdaptiveRkv final : public Policy {
     for (std::vector<float>& step : steps_) InsertEntry(entry, shape_.block_size, &step);
   }
   void Clear() override { steps_.clear(); }
+  std::int64_t bytes() const override {
+    std::int64_t bytes = 0;
+    for (const std::vector<float>& step : steps_) bytes += BytesOf(step);
+    return bytes;
+  }
 
  private:
   std::vector<double> Diversity(const GroupView& view, std::span<const std::size_t> blocks) const;

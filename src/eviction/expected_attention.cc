@@ -47,6 +47,12 @@ class ExpectedAttention final : public Policy {
   void Clear() override {
     for (QueryStatistics& head : heads_) head.Clear();
   }
+  std::int64_t bytes() const override {
+    std::int64_t bytes = BytesOf(average_);
+    for (const QueryStatistics& head : heads_) bytes += head.bytes();
+    for (const std::vector<float>& samples : samples_) bytes += BytesOf(samples);
+    return bytes;
+  }
 
  private:
   std::vector<Rotor> KeyRotors(const GroupView& view) const;

@@ -90,4 +90,10 @@ double ImportanceTracker::TokenScore(std::int64_t entry, std::int64_t slot) cons
                     block(entry).lifetime);
 }
 
+std::int64_t ImportanceTracker::bytes() const {
+  return static_cast<std::int64_t>(blocks_.size() * sizeof(BlockImportance) +
+                                   token_mass_.size() * sizeof(double) +
+                                   pooled_.size() * sizeof(float));
+}
+
 }  // namespace carousel

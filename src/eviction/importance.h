@@ -57,6 +57,7 @@ class ImportanceTracker {
   double Score(std::int64_t entry) const;
   // The same of one of its tokens.
   double TokenScore(std::int64_t entry, std::int64_t slot) const;
+  std::int64_t bytes() const;  // of what it remembers
   std::int64_t entries() const { return static_cast<std::int64_t>(blocks_.size()); }
   const BlockImportance& block(std::int64_t entry) const {
     return blocks_[static_cast<std::size_t>(entry)];

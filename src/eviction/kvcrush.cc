@@ -47,6 +47,9 @@ class KvCrush final : public Policy {
     scores_->Clear();
     random_.seed(seed_);
   }
+  std::int64_t bytes() const override {
+    return scores_->bytes() + static_cast<std::int64_t>(sizeof(random_));
+  }
 
  private:
   std::vector<bool> Indicators(const GroupView& view);

@@ -20,6 +20,7 @@ class MassPolicy : public Policy {
   void Erase(std::span<const std::int64_t> entries) override { tracker_.Erase(entries); }
   void Insert(std::int64_t entry) override { tracker_.Insert(entry); }
   void Clear() override { tracker_.Clear(); }
+  std::int64_t bytes() const override { return tracker_.bytes(); }
 
  protected:
   ImportanceTracker& tracker() { return tracker_; }

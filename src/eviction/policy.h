@@ -113,7 +113,15 @@ class Policy {
   // down. Nothing is known of it before the next Observe.
   virtual void Insert(std::int64_t entry) = 0;
   virtual void Clear() = 0;
+  // What it remembers, in bytes, about: checkpoints have a limit, and a copy of it is part of each.
+  virtual std::int64_t bytes() const { return 0; }
 };
+
+// What a list's items take.
+template <typename T>
+std::int64_t BytesOf(const std::vector<T>& list) {
+  return static_cast<std::int64_t>(list.size() * sizeof(T));
+}
 
 // The `count` candidates with the lowest score, ascending; of equal scores the older goes.
 std::vector<std::int64_t> LowestScores(std::span<const std::int64_t> candidates,

@@ -39,6 +39,10 @@ class QueryStatistics {
   void Add(std::span<const float> queries);
   void Clear();
   std::int64_t count() const { return count_; }
+  std::int64_t bytes() const {
+    return static_cast<std::int64_t>((sum_.size() + products_.size()) * sizeof(double) +
+                                     waiting_.size() * sizeof(float));
+  }
 
   // What exp(scale q . k) is expected to be for a key k, as a logarithm: scale m . k + scale^2 / 2
   // k' S k with m the mean and S the covariance. All zeros before any query.

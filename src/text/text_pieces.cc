@@ -107,7 +107,7 @@ std::string TextPieces::Take(std::size_t bytes) {
   return piece;
 }
 
-std::optional<std::string> ReadWholeText(ByteSource& source, std::size_t max_bytes) {
+std::optional<std::string> ReadWhole(ByteSource& source, std::size_t max_bytes) {
   std::string text;
   while (true) {
     constexpr std::size_t kReadBytes = 1 << 16;
@@ -116,13 +116,17 @@ std::optional<std::string> ReadWholeText(ByteSource& source, std::size_t max_byt
     const auto count = source.Read(std::span<char>(text).subspan(old_size));
     text.resize(old_size + count.value_or(0));
     if (!count) return std::nullopt;
-    if (*count == 0) break;
+    if (*count == 0) return text;
     if (text.size() > max_bytes)
       throw Error(ErrorCode::kInvalidArgument, "text",
                   fmt::format("has more than {} bytes, the most that is read at once; give less",
                               max_bytes));
   }
-  ValidateText(text, "text", 0);
+}
+
+std::optional<std::string> ReadWholeText(ByteSource& source, std::size_t max_bytes) {
+  std::optional<std::string> text = ReadWhole(source, max_bytes);
+  if (text) ValidateText(*text, "text", 0);
   return text;
 }
 

@@ -57,9 +57,10 @@ class TextPieces {
   std::exception_ptr failure_;  // of the source, still to be thrown
 };
 
-// The whole of a source, which must be text (ValidateText, field "text"). nullopt: woken while
-// waiting. Throws carousel::Error (kInvalidArgument, field "text") when there are more than
-// `max_bytes`.
+// The whole of a source. nullopt: woken while waiting. Throws carousel::Error (kInvalidArgument,
+// field "text") when there are more than `max_bytes`.
+std::optional<std::string> ReadWhole(ByteSource& source, std::size_t max_bytes);
+// The same of one that must be text (ValidateText, field "text").
 std::optional<std::string> ReadWholeText(ByteSource& source, std::size_t max_bytes);
 
 // Throws carousel::Error (kInvalidArgument, `field`) when `text` is not UTF-8 or contains NUL.
