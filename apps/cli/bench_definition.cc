@@ -308,15 +308,14 @@ class BenchRowsCommand : public CommandDefinition {
  public:
   explicit BenchRowsCommand(CLI::App* app) : CommandDefinition(app) {
     flags().Heading("Work");
-    flags().Integers(
-        {"--rows", "N,...",
-         fmt::format("Rows of a step; one is always among them (default {})",
-                     fmt::join(target_.rows, ","))},
-        {1, kMostRequests}, &target_.rows);
-    flags().Integer({"--context", "N",
-                     fmt::format("Tokens that each sequence has read (default {})",
-                                 target_.context)},
-                    {1, 1 << 20}, &target_.context);
+    flags().Integers({"--rows", "N,...",
+                      fmt::format("Rows of a step; one is always among them (default {})",
+                                  fmt::join(target_.rows, ","))},
+                     {1, kMostRequests}, &target_.rows);
+    flags().Integer(
+        {"--context", "N",
+         fmt::format("Tokens that each sequence has read (default {})", target_.context)},
+        {1, 1 << 20}, &target_.context);
     flags().Integer({"--steps", "N", fmt::format("Steps of a run (default {})", target_.steps)},
                     {1, 1 << 20}, &target_.steps);
     AddRoundsFlag(&flags(), &target_.rounds);
@@ -440,7 +439,8 @@ class BenchSamplerCommand : public CommandDefinition {
 
 void DefineBench(CLI::App* program, std::vector<std::unique_ptr<CommandDefinition>>* commands) {
   CLI::App* bench = AddCommand(
-      program, "bench", "Measure how fast attention, models, steps of many answers, many requests and sampling are",
+      program, "bench",
+      "Measure how fast attention, models, steps of many answers, many requests and sampling are",
       kBenchFooter);
   bench->require_subcommand(0, 1);
   commands->push_back(Define<BenchAttentionCommand>(

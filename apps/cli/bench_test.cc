@@ -91,7 +91,8 @@ TEST(BenchFlags, ChatSamplesAsTheChatDoes) {
 }
 
 TEST(BenchFlags, SayWhatIsWrong) {
-  EXPECT_EQ(Problem({"bench"}), "bench: of what? Use bench attention or model or rows or serve or sampler");
+  EXPECT_EQ(Problem({"bench"}),
+            "bench: of what? Use bench attention or model or rows or serve or sampler");
   EXPECT_EQ(Problem({"bench", "memory"}),
             "memory: unknown after bench; use attention or model or rows or serve or sampler");
   EXPECT_EQ(Problem({"bench", "--rounds", "3"}),
@@ -230,8 +231,7 @@ TEST_F(ProgramTest, BenchRowsHoldsStepsAgainstOneRow) {
     }
     EXPECT_EQ(lines[0]["over_one_row"], 1.0);
   }
-  EXPECT_EQ(Problem({"bench", "rows", "--rows", "0"}),
-            "--rows: 0 is too small; the least is 1");
+  EXPECT_EQ(Problem({"bench", "rows", "--rows", "0"}), "--rows: 0 is too small; the least is 1");
 }
 
 TEST_F(ProgramTest, BenchModelHoldsSamplingAgainstGreedy) {

@@ -324,7 +324,8 @@ std::vector<Setting> SchedulingSettings() {
        .flag = "--batch-invariant",
        .value_name = "on|off",
        .place = SwitchAt<&Scheduler::batch_invariant>(),
-       .help = "Answers are the same in every bit whoever is answered beside them, and take longer"},
+       .help =
+           "Answers are the same in every bit whoever is answered beside them, and take longer"},
       {.name = "checkpoint_bytes",
        .flag = "--checkpoint-limit",
        .value_name = "BYTES",

@@ -111,8 +111,8 @@ class ManySequences {
       : generator_(generator), batch_invariant_(batch_invariant) {
     EngineConfig config = SmallConfig();
     config.scheduler.batch_invariant = batch_invariant;
-    engine_ = Engine::Create(
-        std::make_unique<FailingModel>(SmallModel(batch_invariant), &failure_), config);
+    engine_ = Engine::Create(std::make_unique<FailingModel>(SmallModel(batch_invariant), &failure_),
+                             config);
     for (std::int64_t i = 0; i < pairs; ++i) {
       config = RandomConfig(generator);
       config.scheduler.batch_invariant = batch_invariant;

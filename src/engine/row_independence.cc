@@ -63,8 +63,7 @@ class RowRecorder final : public AttentionCallback {
 // `tokens`, of [0, kInvariantRows), in the order of their rows. Each stands at a place of its own.
 std::vector<RowResult> RunRows(Model& model, const std::vector<std::int64_t>& tokens) {
   const ModelSpec& spec = model.spec();
-  const std::int64_t window =
-      spec.trained_window > 0 ? spec.trained_window : kUnknownTrainedWindow;
+  const std::int64_t window = spec.trained_window > 0 ? spec.trained_window : kUnknownTrainedWindow;
   std::vector<TokenId> ids;
   std::vector<std::int64_t> positions;
   std::vector<std::int64_t> rows;
