@@ -50,7 +50,6 @@ constexpr const char* kGenerateFooter = R"(
 Examples:
   carousel generate --prompt "Name three rivers."
   carousel generate --prompt-file notes.txt --raw --max-new-tokens 500 --temperature 0.7 --seed 1
-  carousel generate --prompt "Name three rivers." --num-beams 4 --num-return-sequences 2
   echo "Once upon a time" | carousel generate --prompt-file - --raw --stop "." --json -)";
 
 constexpr const char* kEvaluateFooter = R"(
