@@ -128,6 +128,25 @@ void BlockPool::Free(BlockId block) {
   --in_use_;
 }
 
+void BlockPool::CheckIntegrity(std::span<const std::int32_t> holders) const {
+  CAROUSEL_CHECK_LE(holders.size(), holders_.size());
+  std::int64_t in_use = 0;
+  for (std::size_t i = 0; i < holders_.size(); ++i) {
+    const std::int32_t expected = i < holders.size() ? holders[i] : 0;
+    CAROUSEL_CHECK_EQ(holders_[i], expected);
+    if (expected > 0) ++in_use;
+  }
+  CAROUSEL_CHECK_EQ(in_use_, in_use);
+  CAROUSEL_CHECK_EQ(blocks_free() + in_use, blocks_reserved());
+  std::vector<bool> is_free(holders_.size());
+  for (const BlockId block : free_) {
+    const auto index = static_cast<std::size_t>(block.value);
+    CAROUSEL_CHECK_EQ(holders_[index], 0);
+    CAROUSEL_CHECK(!is_free[index]);
+    is_free[index] = true;
+  }
+}
+
 std::byte* BlockPool::data(BlockId block) {
   return addresses_[static_cast<std::size_t>(block.value)];
 }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "cache/block_shape.h"
@@ -68,6 +69,9 @@ class BlockPool {
   std::int64_t blocks_in_use() const { return in_use_; }
   std::int64_t blocks_free() const { return static_cast<std::int64_t>(free_.size()); }
   std::int64_t blocks_reserved() const { return static_cast<std::int64_t>(holders_.size()); }
+  // CHECKs that each block has `holders[block]` holders, 0 beyond their end, and that those with
+  // none are free, each once.
+  void CheckIntegrity(std::span<const std::int32_t> holders) const;
 
  private:
   std::int64_t SlabBlocks() const;

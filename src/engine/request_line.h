@@ -59,6 +59,9 @@ class RequestLine {
   void RunFirst();
   // Its request has ended, if it had one.
   void Leave(OpenSequence* sequence);
+  // CHECKs that each is in the line once and has a request, that those which wait are in their
+  // order, and that none runs whose blocks are out of the pools.
+  void CheckIntegrity() const;
 
  private:
   std::vector<OpenSequence*> running_;

@@ -418,6 +418,19 @@ std::vector<TokenId> Sequence::LastOfAnswers() const {
   return last;
 }
 
+void Sequence::CheckIntegrity(bool is_moved_out, Holdings* holdings) const {
+  CAROUSEL_CHECK(!begin_.has_value());
+  CAROUSEL_CHECK_EQ(std::ssize(history_), tables_.logical_length().value);
+  tables_.CheckIntegrity();
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    for (const TableEntry& entry : tables_.table(group).entries()) {
+      CAROUSEL_CHECK_EQ(entry.block == BlockId{}, is_moved_out);
+      if (!is_moved_out) holdings->Add(shared_->pools().of(group), entry.block);
+    }
+  }
+  if (recall_) recall_->store().AddTo(holdings);
+}
+
 std::int64_t Sequence::cache_bytes() const {
   std::int64_t bytes = 0;
   for (std::int64_t group = 0; group < tables_.groups(); ++group) {

@@ -63,6 +63,7 @@ class Sequence {
   RecallLayer LayerForRecall(std::int64_t layer, std::span<const AttentionTask> tasks);
   // nullptr: nothing is recalled.
   RecallTasks* recall_tasks() { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
+  const RecallTasks* recall_tasks() const { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
   RecallState* recall() { return recall_ ? &*recall_ : nullptr; }
   const RecallState* recall() const { return recall_ ? &*recall_ : nullptr; }
   // Keeps what policies want to see of the layer after the forward pass.
@@ -99,6 +100,11 @@ class Sequence {
   double requantisation_error() const { return key_rotation_.requantisation_error(); }
   // Recalled blocks that moved back into the cache, ever, over all groups.
   std::int64_t promoted_blocks() const { return promoted_blocks_; }
+
+  const SharedCache* shared() const { return shared_; }
+  // Between steps. CHECKs that its tables and its second tier are whole, and that it holds nothing
+  // of the pools where it is moved out; adds what it holds.
+  void CheckIntegrity(bool is_moved_out, Holdings* holdings) const;
 
  private:
   // Now in the group's table no more; what has only left a sliding window is no loss.
