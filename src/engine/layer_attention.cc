@@ -15,6 +15,12 @@ void LayerAttention::Begin(std::span<Sequence* const> sequences) {
   }
 }
 
+std::vector<const Sequence*> LayerAttention::sequences() const {
+  std::vector<const Sequence*> all;
+  for (const Part& part : parts_) all.push_back(part.sequence);
+  return all;
+}
+
 RecallLayer LayerAttention::LayerOf(const Part& part, std::int64_t layer) const {
   return part.sequence->LayerForRecall(layer,
                                        std::span(tasks_).subspan(part.first_task, part.tasks));

@@ -28,6 +28,8 @@ class LayerAttention final : public AttentionCallback {
               float* out) override;
 
   double seconds() const { return seconds_; }  // inside Attend, ever
+  // Of the step at hand, in the order of their rows.
+  std::vector<const Sequence*> sequences() const;
 
  private:
   // A sequence in the layer at hand.
