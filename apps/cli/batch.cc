@@ -228,10 +228,7 @@ class Batch {
     BatchPart& part = found->second;
     const bool has_ended = output->result.finish_reason != FinishReason::kNone;
     if (part.builder) part.builder->Take(std::move(output->result));
-    if (!has_ended) {
-      if (part.builder && part.builder->must_stop()) engine_.Cancel(part.request);
-      return;
-    }
+    if (!has_ended) return;
     const std::shared_ptr<BatchJob> job = part.job;
     if (!part.builder) {
       parts_.erase(found);

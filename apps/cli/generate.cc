@@ -114,6 +114,11 @@ ordered_json Summary(const Answer& answer, const GenerateFlags& flags,
   ordered_json sampling;
   WriteSettings(SettingGroup::kSampling, {.sampling = &flags.sampling.params}, &sampling);
   summary["sampling"] = std::move(sampling);
+  if (flags.sampling.params.max_draft_tokens > 0) {
+    const SequenceMetrics metrics = engine.metrics();
+    summary["drafted_tokens"] = metrics.drafted_tokens;
+    summary["accepted_tokens"] = metrics.accepted_tokens;
+  }
   AddEngineFigures(engine, &summary);
   return summary;
 }

@@ -90,8 +90,9 @@ class Engine {
   // Ends a request at the next step, with kCancelled. Prompt tokens not yet read are dropped.
   // Nothing happens where it has ended. Any thread may call it.
   virtual void Cancel(RequestId request) = 0;
-  // One forward pass: for some sequences a chunk of the prompt, for others a token of the answer;
-  // one output for each, and for each request that ended without a pass. Every answer that has
+  // One forward pass: for some sequences a chunk of the prompt, for others a token of the answer,
+  // or several where guesses were right; one output for each chunk and each token, a sequence's in
+  // order, and for each request that ended without a pass. Every answer that has
   // begun moves in every step. Of P prompts that are being read, each moves at least every P-th
   // step. Needs HasWork(). Throws std::bad_alloc alone, and the step has not been.
   virtual std::vector<StepOutput> Step() = 0;

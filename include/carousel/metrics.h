@@ -39,11 +39,14 @@ struct SequenceMetrics {
   // was opened: a full disk, a quota, no memory. It then drops its oldest blocks as it does at a
   // limit, and asks again now and then.
   std::int64_t recall_refused_growths = 0;
-  std::string recall_limited_by;       // what the system said the last time; empty: nothing yet
-  std::int64_t recalled_blocks = 0;    // brought back now, over all layers and KV heads
-  std::int64_t promoted_blocks = 0;    // moved back into the cache, ever, over all groups
-  double recall_seconds = 0.0;         // storing and choosing; part of attention_seconds but for
-                                       // storing
+  std::string recall_limited_by;     // what the system said the last time; empty: nothing yet
+  std::int64_t recalled_blocks = 0;  // brought back now, over all layers and KV heads
+  std::int64_t promoted_blocks = 0;  // moved back into the cache, ever, over all groups
+  double recall_seconds = 0.0;       // storing and choosing; part of attention_seconds but for
+                                     // storing
+  // Speculation: tokens that were guessed ahead, ever, and those of them that were right.
+  std::int64_t drafted_tokens = 0;
+  std::int64_t accepted_tokens = 0;
   double attention_seconds = 0.0;      // of the engine: inside our attention, ever
   double forward_seconds = 0.0;        // likewise the model's whole forward, attention included
   Rotation rotation = Rotation::kOff;  // in force: never kAuto
@@ -83,6 +86,8 @@ struct EngineMetrics {
   std::int64_t requests_waiting = 0;  // now, for their turn or for memory
   std::int64_t steps = 0;             // forward passes, ever
   std::int64_t rows = 0;              // of them, ever: tokens that were read
+  std::int64_t drafted_tokens = 0;    // of the rows, ever: guesses at what an answer says next
+  std::int64_t accepted_tokens = 0;   // of those, ever: that were right
   std::int64_t cache_bytes = 0;       // of blocks in use
   std::int64_t reserved_bytes = 0;    // that the pools hold
   std::int64_t limit_bytes = 0;       // of the pools; 0: none

@@ -4,10 +4,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
 
+#include "carousel/draft_proposer.h"
 #include "carousel/types.h"
 
 namespace carousel {
@@ -28,6 +31,12 @@ struct SamplingParams {
   std::uint64_t seed = 0;
   std::int64_t logprobs =
       0;  // how many of the likeliest tokens to report with each new token; at most 20
+  // Speculation (carousel/draft_proposer.h), which changes how fast an answer comes, not what it
+  // is: most tokens that are guessed for one pass, in [0, 63]; 0: nothing is. Drafts get longer
+  // while they are right, and pause where they are not.
+  std::int64_t max_draft_tokens = 0;
+  // Prompt lookup guesses where so many last tokens have stood together before; in [1, 32].
+  std::int64_t draft_ngram = 3;
 };
 
 // The filters apply in this order: penalties, temperature, top_k, top_p (of what the k likeliest
@@ -56,6 +65,11 @@ struct Request {
   bool ignore_end_tokens = false;   // the model's own; stop_tokens end the answer all the same
   // These end the answer as the model's own end tokens do.
   std::vector<TokenId> stop_tokens;
+  // Asked for each token of the answer as it becomes part of it, in order, once. True: the answer
+  // ends with it (kStop), and unlike a stop token it stays in the sequence. For stop strings: one
+  // pass can give several tokens, and this is asked before any is kept. Must not throw. Empty:
+  // never.
+  std::function<bool(TokenId)> stop_after;
   bool score_prompt =
       false;  // report each prompt token's negative log-likelihood (teacher forcing)
   // Not empty: these are the answer's tokens, one a step, whatever the model would say (teacher
@@ -64,6 +78,8 @@ struct Request {
   std::vector<TokenId> forced_answer;
   bool keep_logits = false;  // report what each of the answer's tokens was chosen from
   SamplingParams sampling;
+  // Who guesses what the answer says next, for this request alone. null: prompt lookup.
+  std::shared_ptr<DraftProposer> proposer;
   // Where many wait, the larger goes first; of equal ones the older.
   std::int64_t priority = 0;
   // After this the request ends at the next step, with kExpired, wherever it is. nullopt: never.
@@ -86,6 +102,7 @@ struct SampledToken {
   std::vector<TokenLogprob> top;
 };
 
+// Of one token of an answer, or of a chunk of a prompt.
 struct StepResult {
   std::int64_t tokens_processed = 0;  // of the prompt or the last sampled token
   std::vector<double>
@@ -95,6 +112,9 @@ struct StepResult {
       logits;  // [vocabulary_size], of the model, for `sampled`; Request::keep_logits
   FinishReason finish_reason = FinishReason::kNone;
   std::int64_t evicted_tokens = 0;  // by this step, in the group that evicted most
+  // Speculation, on the first token of a pass: how long its draft was, and how much of it was kept.
+  std::int64_t drafted_tokens = 0;
+  std::int64_t accepted_tokens = 0;
 };
 
 // What a block of the cache has received in one cache group since it was gathered.

@@ -40,7 +40,8 @@ class SingleSequenceEngine {
   // pinned than leaves a block to evict, and while HasWork(); the sequence is then unchanged.
   virtual void Submit(Request request) = 0;
   virtual bool HasWork() const = 0;
-  // One forward pass: a chunk of the prompt, or one token of the answer. When it throws (out of
+  // A chunk of the prompt, or one token of the answer: a forward pass, but for tokens that the last
+  // pass has given as well (speculation), which no Cancel takes back. When it throws (out of
   // memory, the runtime failed, the model's logits are NaN or infinite) the step has not been: it
   // can be tried again, or the request be cancelled, and what follows is bit for bit what it would
   // have been. Only where there was no memory to keep what a pass had found, HasWork() is false

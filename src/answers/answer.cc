@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <memory>
 #include <utility>
 
 #include "base/clock.h"
@@ -54,6 +55,20 @@ SplitStops Split(const AnswerStops& stops, const PromptEncoder& encoder) {
 
 }  // namespace
 
+// Tells the engine with which token a stop string is complete, before it keeps any that follow.
+struct AnswerBuilder::StopWatch {
+  StopWatch(const Tokenizer& tokenizer, const std::vector<std::string>& texts)
+      : detokenizer(tokenizer), matcher(texts) {}
+
+  bool IsComplete(TokenId token) {
+    matcher.Push(detokenizer.Push(token));
+    return matcher.matched().has_value();
+  }
+
+  IncrementalDetokenizer detokenizer;
+  StopStringMatcher matcher;
+};
+
 AnswerBuilder::AnswerBuilder(const PromptEncoder& encoder, const AnswerStops& stops,
                              Request* request)
     : stops_(Split(stops, encoder)),
@@ -63,6 +78,9 @@ AnswerBuilder::AnswerBuilder(const PromptEncoder& encoder, const AnswerStops& st
   answer_.prompt_tokens = static_cast<std::int64_t>(request->prompt.size());
   request->stop_tokens.insert(request->stop_tokens.end(), stops_.tokens.begin(),
                               stops_.tokens.end());
+  if (stops_.texts.empty()) return;
+  stop_watch_ = std::make_shared<StopWatch>(encoder.tokenizer(), stops_.texts);
+  request->stop_after = [watch = stop_watch_](TokenId token) { return watch->IsComplete(token); };
 }
 
 std::string AnswerBuilder::Add(const std::string& certain) {
@@ -73,7 +91,8 @@ std::string AnswerBuilder::Add(const std::string& certain) {
 std::string AnswerBuilder::Take(StepResult step) {
   answer_.finish_reason = step.finish_reason;
   if (!step.sampled) return "";
-  answer_.ended_by_token = step.finish_reason == FinishReason::kStop;
+  const bool by_text = stop_watch_ && stop_watch_->matcher.matched();
+  answer_.ended_by_token = step.finish_reason == FinishReason::kStop && !by_text;
   if (answer_.tokens.empty()) {
     answer_.first_token_seconds = answer_.prompt_seconds = SecondsSince(begin_);
   } else {
@@ -116,9 +135,8 @@ Answer RunRequest(SingleSequenceEngine* engine, const PromptEncoder& encoder, Re
   };
   engine->Submit(std::move(request));
   while (engine->HasWork()) {
-    // A stop string ends the request; so does who has cancelled it before Submit, which Submit
-    // does not see.
-    if (builder.must_stop() || (listener.is_cancelled && listener.is_cancelled())) engine->Cancel();
+    // For who has cancelled it before Submit, which Submit does not see.
+    if (listener.is_cancelled && listener.is_cancelled()) engine->Cancel();
     StepResult step = engine->Step();
     if (listener.step) listener.step(step);
     show(builder.Take(std::move(step)));

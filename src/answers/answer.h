@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -63,26 +64,27 @@ struct SplitStops {
 // Tokens to text: an answer that grows with the steps of its request, whoever runs them.
 class AnswerBuilder {
  public:
-  // Gives the request the tokens that stop it; the answer's times begin now. Throws carousel::Error
-  // (field "stop") for a stop string that can never come, since there is a control token inside it.
+  // Gives the request the tokens and texts that stop it; the answer's times begin now. Throws
+  // carousel::Error (field "stop") for a stop string that can never come, since there is a control
+  // token inside it.
   AnswerBuilder(const PromptEncoder& encoder, const AnswerStops& stops, Request* request);
 
   // Takes what a step has given. Returns the text that is certain now: whole characters, no part of
   // a stop string.
   std::string Take(StepResult step);
-  // A stop string has come: the request is to be cancelled.
-  bool must_stop() const { return matcher_.matched().has_value(); }
   // The request has ended. Returns the text that was held back until now.
   std::string Finish();
   const Answer& answer() const { return answer_; }
 
  private:
+  struct StopWatch;
   std::string Add(const std::string& certain);
   void NoteEnd();
 
   SplitStops stops_;
   IncrementalDetokenizer detokenizer_;
   StopStringMatcher matcher_;
+  std::shared_ptr<StopWatch> stop_watch_;  // the request's as well; null: no texts stop it
   Answer answer_;
   std::chrono::steady_clock::time_point begin_;
 };

@@ -115,6 +115,13 @@ std::int64_t SequenceTables::LimitStep(std::int64_t tokens) const {
   return limits ? std::min(tokens, block_size_ - into_block) : tokens;
 }
 
+std::int64_t SequenceTables::LimitTogether(std::int64_t tokens) const {
+  const std::int64_t into_block = logical_length_.value % block_size_;
+  const std::int64_t room = into_block == 0 ? block_size_ - 1 : block_size_ - into_block;
+  const std::int64_t most = std::min(tokens, room);
+  return MustCompact(most) == MustCompact(1) ? most : 1;
+}
+
 SequenceTables SequenceTables::Fork(BlockPools& pools) const {
   SequenceTables fork = *this;
   for (std::int64_t group = 0; group < groups(); ++group) {

@@ -103,6 +103,10 @@ class SequenceTables {
   // The most of `tokens` that the next step may append so that b stays inside the trained window:
   // inside a block b can neither be re-based nor kKeep be left.
   std::int64_t LimitStep(std::int64_t tokens) const;
+  // The most of `tokens` that a step may append so that each could as well be a step of its own,
+  // and the first of them the last: nothing is settled anew between them, and a block that one of
+  // them begins is not filled by another.
+  std::int64_t LimitTogether(std::int64_t tokens) const;
 
   // The same sequence once more, in the same blocks: each has one holder more. Between steps.
   SequenceTables Fork(BlockPools& pools) const;

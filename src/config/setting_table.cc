@@ -398,6 +398,19 @@ std::vector<Setting> SamplingSettings() {
        .place = At(&Sampling::logprobs),
        .range = WholeRange{0, 20, kBracket},
        .help = "Report the N likeliest tokens at each place in the JSON"},
+      {.name = "max_draft_tokens",
+       .flag = "--draft-max",
+       .value_name = "N",
+       .place = At(&Sampling::max_draft_tokens),
+       .range = WholeRange{0, 63, kBracket},
+       .help = "Guess up to N tokens ahead from what was said before: the same answer, and faster "
+               "where it repeats; 0: off"},
+      {.name = "draft_ngram",
+       .flag = "--draft-ngram",
+       .value_name = "N",
+       .place = At(&Sampling::draft_ngram),
+       .range = WholeRange{1, 32, kBracket},
+       .help = "Guess where the last N tokens have stood together before"},
   };
 }
 

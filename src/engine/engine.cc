@@ -115,6 +115,7 @@ class EngineImpl final : public Engine, public EngineInside {
   void GoOnFromCheckpoint(OpenSequence* sequence);
   std::set<OpenSequence*> ChooseAtOnce(std::vector<StepOutput>* outputs);
   std::vector<OpenSequence*> Choose(const std::set<OpenSequence*>& but);
+  void Guess(const std::vector<OpenSequence*>& moving);
   // Each drops those that fail from `moving`, with an output.
   void Plan(std::vector<OpenSequence*>* moving, std::vector<StepOutput>* outputs);
   std::span<const float> Forward(std::vector<OpenSequence*>* moving,
@@ -423,7 +424,26 @@ std::vector<OpenSequence*> EngineImpl::Choose(const std::set<OpenSequence*>& but
                           : ChooseRunning(runnable, config().scheduler.max_rows);
   std::vector<OpenSequence*> moving;
   for (const std::size_t i : chosen) moving.push_back(who[i]);
+  Guess(moving);
   return moving;
+}
+
+// Answers guess ahead in rows that are left, together as far as one of them may alone: a row more
+// costs a pass the more, the more rows it has.
+void EngineImpl::Guess(const std::vector<OpenSequence*>& moving) {
+  std::int64_t rows = config().scheduler.max_rows;
+  std::int64_t most = 0;
+  std::int64_t answers = 0;
+  for (OpenSequence* open : moving) {
+    rows -= open->run().NextTokens();
+    if (open->run().ReadsPrompt()) continue;
+    ++answers;
+    most = std::max(most, open->run().request().sampling.max_draft_tokens);
+  }
+  std::int64_t left = std::min(rows, most);
+  if (left <= 0) return;
+  const std::int64_t share = std::max<std::int64_t>(1, left / answers);
+  for (OpenSequence* open : moving) left -= open->run().Draft(std::min(left, share));
 }
 
 // In the order in which they come before one another, so that who must leave for one of them has
@@ -511,12 +531,15 @@ void EngineImpl::Commit(const std::vector<OpenSequence*>& moving,
                         std::vector<StepOutput>* outputs) {
   for (OpenSequence* open : moving) {
     try {
-      StepResult result = open->run().Commit();
-      metrics_.rows += result.tokens_processed;
-      metrics_.evicted_tokens += result.evicted_tokens;
-      if (result.sampled) CountToken(open);
+      for (StepResult& result : open->run().Commit()) {
+        metrics_.rows += result.tokens_processed + result.drafted_tokens - result.accepted_tokens;
+        metrics_.drafted_tokens += result.drafted_tokens;
+        metrics_.accepted_tokens += result.accepted_tokens;
+        metrics_.evicted_tokens += result.evicted_tokens;
+        if (result.sampled) CountToken(open);
+        outputs->push_back(OutputOf(*open, std::move(result)));
+      }
       open->last_step = step_;
-      outputs->push_back(OutputOf(*open, std::move(result)));
     } catch (...) {
       AddFailure(open, std::current_exception(), outputs);
     }

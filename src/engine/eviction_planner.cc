@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 #include "carousel/error.h"
@@ -77,21 +78,35 @@ HeadCandidates Rate(const GroupView& view, Policy* policy) {
 
 }  // namespace
 
+std::int64_t EvictionPlanner::Loss(const SequenceTables& tables, std::int64_t group,
+                                   std::int64_t room_tokens) const {
+  return BlocksOverLimit(tables.table(group).resident_tokens(),
+                         limits_[static_cast<std::size_t>(group)] - room_tokens, block_size_);
+}
+
+bool EvictionPlanner::IsOver(const SequenceTables& tables, std::int64_t first_group,
+                             std::int64_t groups, std::int64_t room_tokens) const {
+  std::int64_t over = 0;  // of all groups together
+  std::int64_t most = std::numeric_limits<std::int64_t>::min();
+  for (std::int64_t group = first_group; group < first_group + groups; ++group) {
+    const std::int64_t loss = Loss(tables, group, room_tokens);
+    over += loss;
+    most = std::max(most, loss);
+  }
+  return (shared_by_heads_ ? over : most) > 0;
+}
+
 std::vector<Victims> EvictionPlanner::Choose(const SequenceTables& tables, std::int64_t first_group,
                                              std::span<const GroupReader> readers,
                                              std::int64_t room_tokens) {
   std::vector<Victims> victims(readers.size());
-  std::vector<std::int64_t> losses(readers.size());
+  if (!IsOver(tables, first_group, std::ssize(readers), room_tokens)) return victims;
+  std::vector<std::int64_t> losses;
   std::int64_t over = 0;  // of all groups together
-  for (std::size_t i = 0; i < readers.size(); ++i) {
-    const std::int64_t group = first_group + static_cast<std::int64_t>(i);
-    losses[i] =
-        BlocksOverLimit(tables.table(group).resident_tokens(),
-                        limits_[static_cast<std::size_t>(group)] - room_tokens, block_size_);
-    over += losses[i];
+  for (std::int64_t i = 0; i < std::ssize(readers); ++i) {
+    losses.push_back(Loss(tables, first_group + i, room_tokens));
+    over += losses.back();
   }
-  if (shared_by_heads_ ? over <= 0 : *std::max_element(losses.begin(), losses.end()) <= 0)
-    return victims;
 
   std::vector<std::vector<Position>> attention(readers.size());
   std::vector<GroupView> views(readers.size());

@@ -45,6 +45,9 @@ class EvictionPlanner {
   // where nothing is over its limit. Layers may be asked for at the same time.
   std::vector<Victims> Choose(const SequenceTables& tables, std::int64_t first_group,
                               std::span<const GroupReader> readers, std::int64_t room_tokens);
+  // Whether Choose would look for somebody who must go of these `groups` groups of a layer.
+  bool IsOver(const SequenceTables& tables, std::int64_t first_group, std::int64_t groups,
+              std::int64_t room_tokens) const;
   void Erase(std::int64_t group, std::span<const std::int64_t> entries) {
     if (evicts()) policies_[static_cast<std::size_t>(group)]->Erase(entries);
   }
@@ -60,6 +63,10 @@ class EvictionPlanner {
   void Clear();
 
  private:
+  // How many blocks the group must lose; negative: how many more it may hold.
+  std::int64_t Loss(const SequenceTables& tables, std::int64_t group,
+                    std::int64_t room_tokens) const;
+
   std::int64_t block_size_ = 0;
   Areas areas_;
   bool shared_by_heads_ = false;                   // Budget::kAdaptive

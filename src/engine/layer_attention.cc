@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/layer_attention.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/clock.h"
 
 namespace carousel {
 
 void LayerAttention::Begin(std::span<Sequence* const> sequences) {
-  parts_.clear();
+  members_.clear();
   rows_ = 0;
+  rounds_ = 1;
   for (Sequence* sequence : sequences) {
-    parts_.push_back({.sequence = sequence, .first_row = rows_});
+    members_.push_back({.sequence = sequence, .first_row = rows_});
     rows_ += sequence->plan().tokens;
+    if (sequence->recall() != nullptr) rounds_ = std::max(rounds_, sequence->plan().stage_count);
   }
 }
 
@@ -22,8 +26,31 @@ std::vector<const Sequence*> LayerAttention::sequences() const {
 }
 
 RecallLayer LayerAttention::LayerOf(const Part& part, std::int64_t layer) const {
-  return part.sequence->LayerForRecall(layer,
+  return part.sequence->LayerForRecall(layer, part.stage,
                                        std::span(tasks_).subspan(part.first_task, part.tasks));
+}
+
+// The stages that run in this round: all of a sequence in the first, or one in each where it
+// recalls.
+void LayerAttention::AddParts(std::int64_t layer, std::int64_t round, const float* q, float* out) {
+  const AttentionLayerSpec& spec = memory_->layers()[static_cast<std::size_t>(layer)];
+  const std::int64_t q_row = spec.query_heads * spec.key_dim;
+  const std::int64_t out_row = spec.query_heads * spec.value_dim;
+  parts_.clear();
+  tasks_.clear();
+  for (const Member& member : members_) {
+    const std::int64_t stages = member.sequence->plan().stage_count;
+    const bool takes_turns = member.sequence->recall() != nullptr;
+    const std::int64_t first = takes_turns ? round : 0;
+    const std::int64_t end = takes_turns ? std::min(round + 1, stages) : (round == 0 ? stages : 0);
+    for (std::int64_t stage = first; stage < end; ++stage) {
+      Part part{.sequence = member.sequence, .stage = stage, .first_task = tasks_.size()};
+      member.sequence->AddTasks(layer, stage, q + member.first_row * q_row,
+                                out + member.first_row * out_row, &tasks_);
+      part.tasks = tasks_.size() - part.first_task;
+      parts_.push_back(part);
+    }
+  }
 }
 
 // Runs what says which blocks are recalled, of all sequences at once.
@@ -75,22 +102,20 @@ void LayerAttention::Attend(std::int64_t layer, std::int64_t rows, const float* 
   const std::int64_t q_row = spec.query_heads * spec.key_dim;
   const std::int64_t k_row = spec.kv_heads * spec.key_dim;
   const std::int64_t v_row = spec.kv_heads * spec.value_dim;
-  const std::int64_t out_row = spec.query_heads * spec.value_dim;
-  tasks_.clear();
-  for (Part& part : parts_) {
-    const std::int64_t row = part.first_row;
-    part.sequence->Write(layer, k + row * k_row, v + row * v_row);
-    part.first_task = tasks_.size();
-    part.sequence->AddTasks(layer, q + row * q_row, out + row * out_row, &tasks_);
-    part.tasks = tasks_.size() - part.first_task;
+  for (const Member& member : members_)
+    member.sequence->Write(layer, k + member.first_row * k_row, v + member.first_row * v_row);
+  for (std::int64_t round = 0; round < rounds_; ++round) {
+    AddParts(layer, round, q, out);
+    WeighCandidates(layer);
+    WidenTasks(layer);
+    memory_->attention().Run(running_);
+    for (const Part& part : parts_) {
+      if (part.widened) part.sequence->recall_tasks()->ShareMass(LayerOf(part, layer));
+    }
   }
-  WeighCandidates(layer);
-  WidenTasks(layer);
-  memory_->attention().Run(running_);
-  for (const Part& part : parts_) {
-    if (part.widened) part.sequence->recall_tasks()->ShareMass(LayerOf(part, layer));
-    const std::int64_t row = part.first_row;
-    part.sequence->Trace(layer, q + row * q_row, k + row * k_row, v + row * v_row);
+  for (const Member& member : members_) {
+    member.sequence->Trace(layer, q + member.first_row * q_row, k + member.first_row * k_row,
+                           v + member.first_row * v_row);
   }
   seconds_ += SecondsSince(begin);
 }

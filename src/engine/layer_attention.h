@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The attention that a model asks for, over the rows of one or many sequences: each sequence's keys
-// and values are written, and all of a layer's tasks run side by side.
+// and values are written, and all of a layer's tasks run side by side. What a stage of a sequence
+// (step_plan.h) recalls can hang on the stage before it: then they run one after another.
 #pragma once
 
 #include <cstdint>
@@ -32,21 +33,28 @@ class LayerAttention final : public AttentionCallback {
   std::vector<const Sequence*> sequences() const;
 
  private:
-  // A sequence in the layer at hand.
-  struct Part {
+  struct Member {
     Sequence* sequence = nullptr;
     std::int64_t first_row = 0;
+  };
+  // A stage of a sequence in the layer at hand.
+  struct Part {
+    Sequence* sequence = nullptr;
+    std::int64_t stage = 0;
     std::size_t first_task = 0;  // of tasks_
     std::size_t tasks = 0;
     bool widened = false;
   };
   RecallLayer LayerOf(const Part& part, std::int64_t layer) const;
+  void AddParts(std::int64_t layer, std::int64_t round, const float* q, float* out);
   void WeighCandidates(std::int64_t layer);
   void WidenTasks(std::int64_t layer);
 
   CacheMemory* memory_;
-  std::vector<Part> parts_;
+  std::vector<Member> members_;
   std::int64_t rows_ = 0;               // of all sequences
+  std::int64_t rounds_ = 0;             // of the kernel in a layer
+  std::vector<Part> parts_;             // of the round at hand
   std::vector<AttentionTask> tasks_;    // without recall
   std::vector<AttentionTask> running_;  // of one run of the kernel
   double seconds_ = 0.0;

@@ -16,6 +16,8 @@ namespace carousel {
 // One layer of one sequence's step.
 struct RecallLayer {
   const SequenceTables* tables = nullptr;
+  std::int64_t stage = 0;                // of the step
+  std::int64_t tokens_after = 0;         // in the tables, that are later stages'
   std::int64_t first_group = 0;          // of the layer
   std::span<const CacheGroup> groups;    // the layer's
   std::span<const AttentionTask> tasks;  // [groups]: what would run without recall

@@ -112,21 +112,22 @@ void RecallState::Clear() {
 }
 
 RecallLaneState& RecallState::Change(std::int64_t lane) {
-  return lanes_[static_cast<std::size_t>(lane)].Change();
+  return lanes_[static_cast<std::size_t>(lane)].Change(stage_);
 }
 
 std::vector<double>& RecallState::ChangeGiven(std::int64_t group_index) {
-  return given_[static_cast<std::size_t>(group_index)].Change();
+  return given_[static_cast<std::size_t>(group_index)].Change(stage_);
 }
 
-void RecallState::Commit() {
-  for (auto& lane : lanes_) lane.Commit();
-  for (auto& given : given_) given.Commit();
+void RecallState::Commit(std::int64_t stages) {
+  const auto committed = static_cast<std::size_t>(stages);
+  for (auto& lane : lanes_) lane.Commit(committed);
+  for (auto& given : given_) given.Commit(committed);
 }
 
 void RecallState::Abandon() {
-  for (auto& lane : lanes_) lane.is_changed = false;
-  for (auto& given : given_) given.is_changed = false;
+  for (auto& lane : lanes_) lane.stages = 0;
+  for (auto& given : given_) given.stages = 0;
 }
 
 std::int64_t RecallState::SlotOf(std::int64_t lane, const RecallChoice& choice) const {

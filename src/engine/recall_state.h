@@ -5,7 +5,9 @@
 // A step changes a copy of a head's state. Commit makes the copies the state; Abandon drops them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "cache/block_table.h"
@@ -74,13 +76,16 @@ class RecallState {
   void Remove(const CacheGroup& group, Position logical);
   void Clear();
 
-  // --- In a step.
+  // --- In a step, of one or more stages (step_plan.h). A layer's stages come in order; what one
+  // changes the next finds changed.
 
+  void BeginStage(std::int64_t stage) { stage_ = static_cast<std::size_t>(stage); }
   // The state of a lane as the step has left it so far, and to be changed.
   RecallLaneState& Change(std::int64_t lane);
   // What a group's resident blocks were given, [entries], likewise.
   std::vector<double>& ChangeGiven(std::int64_t group_index);
-  void Commit();
+  // What the first `stages` stages have left becomes the state.
+  void Commit(std::int64_t stages);
   void Abandon();
 
   std::int64_t recalled_blocks() const;        // now, over all layers and KV heads
@@ -88,21 +93,21 @@ class RecallState {
   void AddSeconds(double seconds) { seconds_ += seconds; }
 
  private:
-  // A value and what a step makes of it.
+  // A value and what each stage of a step makes of it.
   template <typename T>
   struct Changing {
     T value;
-    T changed;
-    bool is_changed = false;
+    std::vector<T> changed;  // by the first stages, and more, which keep their memory
+    std::size_t stages = 0;  // so many of them
 
-    T& Change() {
-      if (!is_changed) changed = value;
-      is_changed = true;
-      return changed;
+    T& Change(std::size_t stage) {
+      if (changed.size() <= stage) changed.resize(stage + 1);
+      for (; stages <= stage; ++stages) changed[stages] = stages == 0 ? value : changed[stages - 1];
+      return changed[stage];
     }
-    void Commit() {
-      if (is_changed) std::swap(value, changed);
-      is_changed = false;
+    void Commit(std::size_t committed) {
+      if (stages > 0) std::swap(value, changed[std::min(stages, committed) - 1]);
+      stages = 0;
     }
   };
 
@@ -114,6 +119,7 @@ class RecallState {
   std::vector<Changing<RecallLaneState>> lanes_;
   // [groups, entries]: what resident blocks were given since the group last evicted.
   std::vector<Changing<std::vector<double>>> given_;
+  std::size_t stage_ = 0;
   std::vector<float> sketches_;
   double seconds_ = 0.0;
 };

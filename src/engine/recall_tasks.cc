@@ -61,6 +61,7 @@ void RecallTasks::ExtendRotation(RotationTable* rotation) {
 std::span<const AttentionTask> RecallTasks::Weigh(const RecallLayer& layer) {
   tasks_.clear();
   part_count_ = 0;
+  state_->BeginStage(layer.stage);
   if (!HasStored(layer)) return tasks_;
   ListParts(layer);
   const std::int64_t block_size = layer.tables->block_size();
@@ -149,7 +150,7 @@ AttentionTask RecallTasks::TaskOf(const RecallLayer& layer, RecallPart* part) co
   input.blocks = part->blocks;
   input.first_query_attention = layer.tables->NextAttentionPosition(layer.first_group + part->group,
                                                                     std::ssize(part->recalled)) +
-                                (part->first_query - whole.input.queries);
+                                (part->first_query - whole.input.queries - layer.tokens_after);
   part->mass.resize(input.counted_queries > 0
                         ? part->blocks.size() * static_cast<std::size_t>(input.block_size)
                         : 0);

@@ -36,7 +36,6 @@ Sequence::Sequence(SharedCache* shared)
     recall_.emplace(shared->settings(), shared->layer_specs(), shared->tier());
     recall_tasks_.emplace(&*recall_);
   }
-  plan_.groups.resize(released_tokens_.size());
 }
 
 // The first constructor is through, so that what fails here is cleared by the destructor.
@@ -151,13 +150,19 @@ void Sequence::EvictLayers(std::int64_t room_tokens) {
     Apply(group, plans[static_cast<std::size_t>(group)]);
 }
 
+// Entries of the group that no query sees any more, `tokens` further on.
+std::vector<std::int64_t> Sequence::BlocksPastWindow(std::int64_t group,
+                                                     std::int64_t tokens) const {
+  const std::int64_t window = shared_->layer_of(group).sliding_window;
+  if (window == 0) return {};
+  return PastWindow(tables_.table(group).entries(), tables_.block_size(), window,
+                    tables_.logical_length() + tokens);
+}
+
 // What a sliding window lets go is no loss, and not counted.
 void Sequence::ReleasePastWindows() {
   for (std::int64_t group = 0; group < tables_.groups(); ++group) {
-    const std::int64_t window = shared_->layer_of(group).sliding_window;
-    if (window == 0) continue;
-    const auto past = PastWindow(tables_.table(group).entries(), tables_.block_size(), window,
-                                 tables_.logical_length());
+    const std::vector<std::int64_t> past = BlocksPastWindow(group, 0);
     Release(group, past);
     released_tokens_[static_cast<std::size_t>(group)] += std::ssize(past) * tables_.block_size();
   }
@@ -169,7 +174,22 @@ void Sequence::Evict(const StepRequest& request) {
   const bool waits = !eviction_.evicts() ||
                      (request.is_prompt && eviction->prompt_eviction == PromptEviction::kAtEnd);
   // A prompt's chunk may stand above the limit while it is read; decode may not.
-  if (!waits) EvictLayers(request.is_prompt ? 0 : request.tokens);
+  if (!waits) EvictLayers(request.is_prompt ? 0 : 1);
+}
+
+// The most of an answer's tokens that one step may append so that each could as well be a step of
+// its own: no block would leave between them.
+std::int64_t Sequence::LimitTogether(std::int64_t tokens) const {
+  tokens = tables_.LimitTogether(tokens);
+  for (std::int64_t layer = 0; layer < shared_->layers(); ++layer) {
+    const std::int64_t first = shared_->first_group(layer);
+    const std::int64_t groups = shared_->first_group(layer + 1) - first;
+    while (tokens > 1 && eviction_.evicts() && eviction_.IsOver(tables_, first, groups, tokens))
+      --tokens;
+    for (std::int64_t group = first; group < first + groups; ++group)
+      while (tokens > 1 && !BlocksPastWindow(group, tokens - 1).empty()) --tokens;
+  }
+  return tokens;
 }
 
 // Makes every row of the tables available that the present shifts need.
@@ -186,22 +206,32 @@ void Sequence::ExtendRotation() {
   }
 }
 
-void Sequence::PlanGroup(std::int64_t group) {
-  GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
+// The group's last entry as it is in a stage, before the tokens of later ones.
+TableEntry Sequence::LastEntryOf(std::int64_t group, const StagePlan& stage) const {
+  TableEntry last = tables_.table(group).entries().back();
+  const std::int64_t length = (stage.first_query_logical + stage.tokens) - last.logical;
+  last.tokens = std::min(last.tokens, length);
+  return last;
+}
+
+void Sequence::PlanGroup(std::int64_t group, StagePlan* stage) {
+  GroupPlan& plan = stage->groups[static_cast<std::size_t>(group)];
   const auto entries = tables_.table(group).entries();
   const bool rotates = shared_->rotation(group) != nullptr;
-  plan.first_query_attention = tables_.NextAttentionPosition(group) + -plan_.tokens;
+  plan.first_query_attention =
+      tables_.NextAttentionPosition(group) + (stage->first_token - plan_.tokens);
   plan.blocks.clear();
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    const auto entry = static_cast<std::int64_t>(i);
-    const BlockPlace place = blocks_.Place(group, entries[i]);
+    const auto index = static_cast<std::int64_t>(i);
+    const TableEntry entry = i + 1 == entries.size() ? LastEntryOf(group, *stage) : entries[i];
+    const BlockPlace place = blocks_.Place(group, entry);
     plan.blocks.push_back(
         {.data = place.data,
          .shape = place.shape,
-         .tokens = entries[i].tokens,
-         .shift_blocks = rotates ? tables_.ShiftOf(group, entry) / tables_.block_size() : 0,
-         .attention = tables_.AttentionPosition(group, entry),
-         .logical = entries[i].logical});
+         .tokens = entry.tokens,
+         .shift_blocks = rotates ? tables_.ShiftOf(group, index) / tables_.block_size() : 0,
+         .attention = tables_.AttentionPosition(group, index),
+         .logical = entry.logical});
   }
 }
 
@@ -209,35 +239,46 @@ void Sequence::PlanGroup(std::int64_t group) {
 void Sequence::FillPlan(const StepRequest& request) {
   plan_.first_query_logical = tables_.logical_length();
   blocks_.BeginStep(plan_.first_query_logical);
-  plan_.position_ids.resize(static_cast<std::size_t>(request.tokens));
-  for (std::int64_t i = 0; i < request.tokens; ++i) {
+  plan_.position_ids.resize(static_cast<std::size_t>(plan_.tokens));
+  for (std::int64_t i = 0; i < plan_.tokens; ++i) {
     plan_.position_ids[static_cast<std::size_t>(i)] = (tables_.next_written() + i).value;
   }
-  tables_.Append(request.tokens, shared_->pools());
+  tables_.Append(plan_.tokens, shared_->pools());
+  const std::int64_t stage_tokens = plan_.tokens / plan_.stage_count;
   plan_.policy_queries =
-      eviction_.CountedQueries({.tokens = request.tokens, .prompt_left = request.prompt_left});
+      eviction_.CountedQueries({.tokens = stage_tokens, .prompt_left = request.prompt_left});
   plan_.counted_queries = std::max<std::int64_t>(gathered_.empty() ? 0 : 1, plan_.policy_queries);
-  for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group);
+  for (std::int64_t i = 0; i < plan_.stage_count; ++i) {
+    StagePlan& stage = plan_.stages[static_cast<std::size_t>(i)];
+    stage.first_token = i * stage_tokens;
+    stage.tokens = stage_tokens;
+    stage.first_query_logical = plan_.first_query_logical + stage.first_token;
+    stage.groups.resize(readers_.size());
+    for (std::int64_t group = 0; group < tables_.groups(); ++group) PlanGroup(group, &stage);
+  }
 }
 
 const StepPlan& Sequence::Plan(const StepRequest& request) {
   CAROUSEL_CHECK_GT(request.tokens, 0);
   CAROUSEL_CHECK(!begin_.has_value());
-  plan_.tokens = request.tokens;
   plan_.is_prompt = request.is_prompt;
   Evict(request);
+  plan_.tokens = request.is_prompt ? request.tokens : LimitTogether(request.tokens);
+  plan_.stage_count = request.is_prompt ? 1 : plan_.tokens;
+  if (std::ssize(plan_.stages) < plan_.stage_count)
+    plan_.stages.resize(static_cast<std::size_t>(plan_.stage_count));
   plan_.evicted_tokens = MostOf(tables_.groups(), [&](std::int64_t group) {
     return Forgotten(group) - forgotten_[static_cast<std::size_t>(group)];
   });
   const bool rotates_keys = shared_->settings().rules.rotation == Rotation::kKeys;
   begin_ = tables_.mark();
   try {
-    tables_.BeginStep(request.tokens);
+    tables_.BeginStep(request.is_prompt ? request.tokens : 1);
     // Keys are rewritten for what BeginStep has settled, and stay so.
     if (rotates_keys) begin_ = tables_.mark();
     ExtendRotation();
     plan_.rotated_keys = rotates_keys ? key_rotation_.Apply(shared_, &tables_, &blocks_) : 0;
-    trace_.Begin(shared_->layers(), tables_.groups());
+    trace_.Begin(shared_->layers(), tables_.groups(), plan_.stage_count);
     FillPlan(request);
   } catch (...) {
     Abandon();
@@ -255,33 +296,42 @@ void Sequence::Write(std::int64_t layer, const float* k, const float* v) {
   }
 }
 
-void Sequence::AddTasks(std::int64_t layer, const float* q, float* out,
+void Sequence::AddTasks(std::int64_t layer, std::int64_t stage, const float* q, float* out,
                         std::vector<AttentionTask>* tasks) {
+  const StagePlan& of = plan_.stages[static_cast<std::size_t>(stage)];
+  const AttentionLayerSpec& spec = shared_->layer(layer);
+  q += of.first_token * spec.query_heads * spec.key_dim;
+  out += of.first_token * spec.query_heads * spec.value_dim;
   for (std::int64_t group = shared_->first_group(layer); group < shared_->first_group(layer + 1);
        ++group) {
-    const GroupPlan& plan = plan_.groups[static_cast<std::size_t>(group)];
-    std::vector<float>& mass = trace_.token_mass[static_cast<std::size_t>(group)];
+    const GroupPlan& plan = of.groups[static_cast<std::size_t>(group)];
+    std::vector<float>& mass =
+        trace_.token_mass[static_cast<std::size_t>(stage)][static_cast<std::size_t>(group)];
     mass.resize(plan_.counted_queries > 0
                     ? plan.blocks.size() * static_cast<std::size_t>(tables_.block_size())
                     : 0);
-    tasks->push_back({.input = {.layer = &shared_->layer(layer),
+    tasks->push_back({.input = {.layer = &spec,
                                 .first_kv_head = shared_->group(group).first_kv_head,
                                 .kv_heads = shared_->group(group).kv_heads,
                                 .block_size = tables_.block_size(),
                                 .rotation = shared_->rotation(group),
                                 .blocks = plan.blocks,
-                                .queries = plan_.tokens,
+                                .queries = of.tokens,
                                 .first_query_attention = plan.first_query_attention,
-                                .first_query_logical = plan_.first_query_logical,
+                                .first_query_logical = of.first_query_logical,
                                 .q = q,
                                 .counted_queries = plan_.counted_queries},
                       .output = {.out = out, .token_mass = mass}});
   }
 }
 
-RecallLayer Sequence::LayerForRecall(std::int64_t layer, std::span<const AttentionTask> tasks) {
+RecallLayer Sequence::LayerForRecall(std::int64_t layer, std::int64_t stage,
+                                     std::span<const AttentionTask> tasks) {
   const std::int64_t first = shared_->first_group(layer);
+  const StagePlan& of = plan_.stages[static_cast<std::size_t>(stage)];
   return {.tables = &tables_,
+          .stage = stage,
+          .tokens_after = plan_.tokens - of.first_token - of.tokens,
           .first_group = first,
           .groups = std::span(shared_->settings().groups)
                         .subspan(static_cast<std::size_t>(first), tasks.size()),
@@ -310,18 +360,28 @@ void Sequence::Trace(std::int64_t layer, const float* q, const float* k, const f
 
 // --- Commit --------------------------------------------------------------------------------------
 
-// Shows the step to the group's policy.
-void Sequence::Observe(std::int64_t group) {
+// Shows a stage to the group's policy.
+void Sequence::Observe(std::int64_t group, std::int64_t stage) {
   const AttentionLayerSpec& layer = shared_->layer_of(group);
   const CacheGroup& heads = shared_->group(group);
+  const StagePlan& of = plan_.stages[static_cast<std::size_t>(stage)];
+  const auto first = static_cast<std::size_t>(of.first_token);
   Observation seen{.entries = tables_.table(group).entries(),
                    .counted_queries = plan_.policy_queries,
                    .token_mass = {},
-                   .tokens = plan_.tokens,
-                   .first_written = Position{plan_.position_ids.front()},
-                   .first_logical = plan_.first_query_logical};
-  if (plan_.policy_queries > 0)
-    seen.token_mass = trace_.token_mass[static_cast<std::size_t>(group)];
+                   .tokens = of.tokens,
+                   .first_written = Position{plan_.position_ids[first]},
+                   .first_logical = of.first_query_logical};
+  std::vector<TableEntry> before;  // the tokens of later stages
+  if (of.first_query_logical + of.tokens != tables_.logical_length()) {
+    before.assign(seen.entries.begin(), seen.entries.end());
+    before.back() = LastEntryOf(group, of);
+    seen.entries = before;
+  }
+  if (plan_.policy_queries > 0) {
+    seen.token_mass =
+        trace_.token_mass[static_cast<std::size_t>(stage)][static_cast<std::size_t>(group)];
+  }
   if (eviction_.WantsVectors()) {
     const LayerVectors& vectors = trace_.vectors[static_cast<std::size_t>(heads.layer)];
     const std::int64_t per_kv_head = layer.query_heads / layer.kv_heads;
@@ -331,8 +391,15 @@ void Sequence::Observe(std::int64_t group) {
     seen.q_stride = layer.query_heads * layer.key_dim;
     seen.k_stride = layer.kv_heads * layer.key_dim;
     seen.v_stride = layer.kv_heads * layer.value_dim;
+    seen.q += of.first_token * seen.q_stride;
+    seen.k += of.first_token * seen.k_stride;
+    seen.v += of.first_token * seen.v_stride;
   }
   eviction_.Observe(group, seen);
+}
+
+void Sequence::ObserveStages(std::int64_t group, std::int64_t stages) {
+  for (std::int64_t stage = 0; stage < stages; ++stage) Observe(group, stage);
 }
 
 void Sequence::AddToHistory(std::span<const TokenId> tokens, std::int64_t said) {
@@ -346,18 +413,36 @@ void Sequence::AddToHistory(std::span<const TokenId> tokens, std::int64_t said) 
 
 void Sequence::Commit(std::span<const TokenId> tokens, std::int64_t said) {
   CAROUSEL_CHECK(begin_.has_value());
-  CAROUSEL_CHECK_EQ(std::ssize(tokens), plan_.tokens);
+  const std::int64_t stay = std::ssize(tokens);
+  CAROUSEL_CHECK_GT(stay, 0);
+  CAROUSEL_CHECK_LE(stay, plan_.tokens);
+  CAROUSEL_CHECK(stay == plan_.tokens || !plan_.is_prompt);
   for (const bool attended : trace_.attended) CAROUSEL_CHECK(attended);
+  const std::int64_t stages = plan_.is_prompt ? 1 : stay;
   AddToHistory(tokens, said);
-  for (std::size_t group = 0; group < gathered_.size(); ++group)
-    gathered_[group].Record(trace_.token_mass[group], plan_.counted_queries);
+  DropFrom(stay);
+  for (std::int64_t stage = 0; stage < stages; ++stage) {
+    const auto& mass = trace_.token_mass[static_cast<std::size_t>(stage)];
+    for (std::size_t group = 0; group < gathered_.size(); ++group)
+      gathered_[group].Record(mass[group], plan_.counted_queries);
+  }
   if (eviction_.evicts())
-    ParallelFor(tables_.groups(), [&](std::int64_t group) { Observe(group); });
-  if (recall_) recall_->Commit();
+    ParallelFor(tables_.groups(), [&](std::int64_t group) { ObserveStages(group, stages); });
+  if (recall_) recall_->Commit(stages);
   blocks_.Commit();
   for (std::int64_t group = 0; group < tables_.groups(); ++group)
     forgotten_[static_cast<std::size_t>(group)] = Forgotten(group);
   begin_.reset();
+}
+
+// The step's tokens from `stay` on have not been. It has at least one before them.
+void Sequence::DropFrom(std::int64_t stay) {
+  const std::int64_t dropped = plan_.tokens - stay;
+  if (dropped == 0) return;
+  SequenceTables::Mark mark = tables_.mark();
+  mark.logical_length = mark.logical_length + -dropped;
+  mark.next_written = mark.next_written + -dropped;
+  tables_.Truncate(mark, shared_->pools());
 }
 
 void Sequence::Abandon() noexcept {

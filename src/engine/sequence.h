@@ -49,7 +49,8 @@ class Sequence {
   std::vector<TokenId> LastOfAnswers() const;
   const StepPlan& plan() const { return plan_; }
 
-  // The plan of a step; it stays until the next. Throws carousel::Error (kOutOfMemory) and
+  // The plan of a step; it stays until the next. Of an answer's tokens it may take fewer than
+  // asked, so that each could be a step of its own. Throws carousel::Error (kOutOfMemory) and
   // std::bad_alloc; then there is no step. No other step is at hand.
   const StepPlan& Plan(const StepRequest& request);
 
@@ -57,10 +58,13 @@ class Sequence {
 
   // Codes keys and values [tokens, Hkv * dim] of the layer into the blocks.
   void Write(std::int64_t layer, const float* k, const float* v);
-  // The layer's tasks, one per group, appended to `tasks`; their mass goes to the trace.
-  void AddTasks(std::int64_t layer, const float* q, float* out, std::vector<AttentionTask>* tasks);
-  // The layer for recall, whose tasks AddTasks has made.
-  RecallLayer LayerForRecall(std::int64_t layer, std::span<const AttentionTask> tasks);
+  // The tasks of a stage of the layer, one per group, appended to `tasks`; their mass goes to the
+  // trace. q and out are the step's.
+  void AddTasks(std::int64_t layer, std::int64_t stage, const float* q, float* out,
+                std::vector<AttentionTask>* tasks);
+  // The stage's layer for recall, whose tasks AddTasks has made. Stages that recall come in order.
+  RecallLayer LayerForRecall(std::int64_t layer, std::int64_t stage,
+                             std::span<const AttentionTask> tasks);
   // nullptr: nothing is recalled.
   RecallTasks* recall_tasks() { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
   const RecallTasks* recall_tasks() const { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
@@ -70,8 +74,9 @@ class Sequence {
   void Trace(std::int64_t layer, const float* q, const float* k, const float* v);
 
   // Applies the trace of the step, in which the model has asked for every layer (CHECKed), and
-  // takes its `tokens` into the history; the first `said` of them were sampled. Throws
-  // std::bad_alloc alone: the sequence must then be cleared.
+  // takes its `tokens` into the history; the first `said` of them were sampled. Of an answer they
+  // may be the first of the step's alone: what follows has not been. Throws std::bad_alloc alone:
+  // the sequence must then be cleared.
   void Commit(std::span<const TokenId> tokens, std::int64_t said);
   // The step has not been. Also without a step at hand.
   void Abandon() noexcept;
@@ -110,6 +115,7 @@ class Sequence {
   // Now in the group's table no more; what has only left a sliding window is no loss.
   std::int64_t Forgotten(std::int64_t group) const;
   void Evict(const StepRequest& request);
+  std::vector<std::int64_t> BlocksPastWindow(std::int64_t group, std::int64_t tokens) const;
   void ReleasePastWindows();
   void EvictLayers(std::int64_t room_tokens);
   void MakeRoom(std::int64_t group, const EvictionPlan& plan);
@@ -119,8 +125,12 @@ class Sequence {
   void Return(std::int64_t group, const RecalledBlock& block, const std::byte* data);
   void ExtendRotation();
   void FillPlan(const StepRequest& request);
-  void PlanGroup(std::int64_t group);
-  void Observe(std::int64_t group);
+  std::int64_t LimitTogether(std::int64_t tokens) const;
+  void PlanGroup(std::int64_t group, StagePlan* stage);
+  TableEntry LastEntryOf(std::int64_t group, const StagePlan& stage) const;
+  void Observe(std::int64_t group, std::int64_t stage);
+  void ObserveStages(std::int64_t group, std::int64_t stages);
+  void DropFrom(std::int64_t stay);
   void AddToHistory(std::span<const TokenId> tokens, std::int64_t said);
 
   SharedCache* shared_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/sequence_run.h"
+#include "engine/prompt_lookup.h"
 
 #include <fmt/format.h>
 
@@ -106,15 +107,59 @@ void SequenceRun::Submit(Request request) {
     unread_.reset();
   }
   running_->request = std::move(request);
+  StartGuessing();
+}
+
+// Guessing is a help: where it fails, the answer goes on without.
+void SequenceRun::StartGuessing() {
+  const Request& request = running_->request;
+  const SamplingParams& params = request.sampling;
+  if (params.max_draft_tokens == 0 || request.max_new_tokens < 2) return;
+  if (!request.forced_answer.empty()) return;
+  running_->draft_length.emplace(params.max_draft_tokens);
+  try {
+    running_->proposer = request.proposer;
+    if (!running_->proposer)
+      running_->proposer = std::make_shared<PromptLookup>(params.draft_ngram);
+    running_->proposer->See(sequence_->history());
+    running_->proposer->See(request.prompt);
+  } catch (const std::exception&) {
+    running_->proposer.reset();
+  }
+}
+
+std::int64_t SequenceRun::Draft(std::int64_t most) {
+  RunningRequest& running = *running_;
+  running.draft.clear();
+  if (!running.proposer || ReadsPrompt()) return 0;
+  most = std::min(
+      {most, running.draft_length->Next(), running.request.max_new_tokens - running.generated - 1});
+  if (most <= 0) return 0;
+  try {
+    running.proposer->Propose(most, &running.draft);
+  } catch (const std::exception&) {
+    running.draft.clear();
+    running.proposer.reset();
+  }
+  // An embedder's own proposer can be wrong in both.
+  const auto wrong = std::find_if(running.draft.begin(), running.draft.end(), [&](TokenId token) {
+    return token < 0 || token >= spec_->vocabulary_size;
+  });
+  running.draft.erase(wrong, running.draft.end());
+  if (std::ssize(running.draft) > most) running.draft.resize(static_cast<std::size_t>(most));
+  return std::ssize(running.draft);
 }
 
 StepResult SequenceRun::ChooseAtOnce() {
   outcome_ = {};
+  outcome_.results.resize(1);
   Summarise(next_logits_, &summary_);
-  Choose(next_logits_);
-  StepResult result = std::move(outcome_.result);
+  Choose(next_logits_, &*running_->sampler, &outcome_.results.front());
+  const bool stops = KeepUntilStop();
+  StepResult result = std::move(outcome_.results.front());
   next_logits_.clear();
-  Accept(&result);
+  SeeAnswer({&result, 1});
+  Accept(&result, stops);
   return result;
 }
 
@@ -178,14 +223,17 @@ void SequenceRun::Plan() {
     outcome_.tokens.assign(first, first + tokens);
     outcome_.said = running_->read == 0 && running_->begins_with_unread ? 1 : 0;
   } else {
-    outcome_.tokens.assign(1, *unread_);
-    outcome_.said = 1;
+    outcome_.tokens = std::exchange(running_->draft, {});
+    outcome_.tokens.insert(outcome_.tokens.begin(), *unread_);
   }
-  const StepPlan& plan = sequence_->Plan({.tokens = tokens,
+  const StepPlan& plan = sequence_->Plan({.tokens = std::ssize(outcome_.tokens),
                                           .is_prompt = is_prompt,
                                           .prompt_left = is_prompt ? PromptLeft() - tokens : 0});
-  outcome_.result.tokens_processed = tokens;
-  outcome_.result.evicted_tokens = plan.evicted_tokens;
+  outcome_.tokens.resize(static_cast<std::size_t>(plan.tokens));
+  StepResult& first = outcome_.results.emplace_back();
+  first.tokens_processed = is_prompt ? tokens : 1;
+  first.evicted_tokens = plan.evicted_tokens;
+  if (!is_prompt) first.drafted_tokens = plan.tokens - 1;
 }
 
 void SequenceRun::AddRows(StepRows* rows) const {
@@ -194,7 +242,7 @@ void SequenceRun::AddRows(StepRows* rows) const {
   rows->token_ids.insert(rows->token_ids.end(), outcome_.tokens.begin(), outcome_.tokens.end());
   const auto& positions = sequence_->plan().position_ids;
   rows->position_ids.insert(rows->position_ids.end(), positions.begin(), positions.end());
-  for (std::int64_t i = Scores() ? 0 : tokens - 1; i < tokens; ++i)
+  for (std::int64_t i = Scores() || !ReadsPrompt() ? 0 : tokens - 1; i < tokens; ++i)
     rows->logit_rows.push_back(first + i);
   rows->sequences.push_back({.first_row = first, .rows = tokens});
 }
@@ -210,7 +258,7 @@ void SequenceRun::Score(std::span<const float> logits) {
                   : logits.subspan((i - 1) * vocabulary, vocabulary);
   };
   const std::size_t first = previous_logits_.empty() ? 1 : 0;
-  std::vector<double>& nats = outcome_.result.negative_log_likelihood;
+  std::vector<double>& nats = outcome_.results.front().negative_log_likelihood;
   nats.resize(tokens.size() - first);
   ParallelFor(std::ssize(nats), [&](std::int64_t index) {
     const std::size_t i = first + static_cast<std::size_t>(index);
@@ -229,18 +277,68 @@ void SequenceRun::Score(std::span<const float> logits) {
 }
 
 // `row` is what summary_ is of.
-void SequenceRun::Choose(std::span<const float> row) {
-  RunningRequest& running = *running_;
+void SequenceRun::Choose(std::span<const float> row, Sampler* sampler, StepResult* result) const {
+  const RunningRequest& running = *running_;
   const auto& forced = running.request.forced_answer;
-  if (running.request.keep_logits) outcome_.result.logits.assign(row.begin(), row.end());
-  outcome_.result.sampled = running.sampler->Choose(
+  if (running.request.keep_logits) result->logits.assign(row.begin(), row.end());
+  result->sampled = sampler->Choose(
       row, summary_,
       forced.empty() ? std::nullopt
                      : std::optional(forced[static_cast<std::size_t>(running.generated)]));
 }
 
-// The chosen token becomes part of the answer.
-void SequenceRun::Accept(StepResult* result) {
+// Draws the answer's next token, and as long as the guess behind it was the same, one more. The
+// draws are those of as many steps; so the sampler that makes them is a copy where the step may yet
+// fail at a later one.
+void SequenceRun::ChooseWhileRight(std::span<const float> logits) {
+  const std::vector<TokenId>& tokens = outcome_.tokens;
+  const auto vocabulary = static_cast<std::size_t>(spec_->vocabulary_size);
+  const bool tests_guesses = tokens.size() > 1;
+  if (tests_guesses) outcome_.sampler = running_->sampler;
+  Sampler* sampler = tests_guesses ? &*outcome_.sampler : &*running_->sampler;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const auto row = logits.subspan(i * vocabulary, vocabulary);
+    Summarise(row, &summary_);
+    if (!summary_.usable()) {
+      if (i > 0) return;  // the next step fails by it
+      FailLogits(row, sequence_->plan().first_query_logical.value + 1);
+    }
+    if (i > 0) {
+      sampler->Accept(tokens[i]);
+      outcome_.results.emplace_back().tokens_processed = 1;
+    }
+    Choose(row, sampler, &outcome_.results.back());
+    const TokenId token = outcome_.results.back().sampled->token;
+    if (i + 1 == tokens.size() || token != tokens[i + 1] || EndsAnswer(token)) return;
+  }
+}
+
+// Drops what follows the token after which the request wants to stop; whether there is one.
+bool SequenceRun::KeepUntilStop() {
+  const auto& stop_after = running_->request.stop_after;
+  if (!stop_after) return false;
+  std::vector<StepResult>& results = outcome_.results;
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (!results[i].sampled || EndsAnswer(results[i].sampled->token)) return false;
+    if (!stop_after(results[i].sampled->token)) continue;
+    results.resize(i + 1);
+    return true;
+  }
+  return false;
+}
+
+// Shows the answer's new tokens to who guesses.
+void SequenceRun::SeeAnswer(std::span<const StepResult> results) {
+  if (!running_->proposer) return;
+  try {
+    for (const StepResult& result : results) running_->proposer->See({&result.sampled->token, 1});
+  } catch (const std::exception&) {
+    running_->proposer.reset();
+  }
+}
+
+// The last chosen token becomes part of the answer; `stops`: it is the last.
+void SequenceRun::Accept(StepResult* result, bool stops) {
   RunningRequest& running = *running_;
   const TokenId token = result->sampled->token;
   running.sampler->Accept(token);
@@ -250,6 +348,7 @@ void SequenceRun::Accept(StepResult* result) {
   unread_.reset();
   if (may_end && EndsAnswer(token)) return Finish(FinishReason::kStop, result);
   unread_ = token;
+  if (stops) return Finish(FinishReason::kStop, result);
   if (running.generated >= running.request.max_new_tokens) Finish(FinishReason::kLength, result);
 }
 
@@ -293,46 +392,70 @@ StepResult SequenceRun::End(FinishReason reason) {
 
 void SequenceRun::Read(std::span<const float> logits) {
   if (Scores()) Score(logits);
+  if (!ReadsPrompt()) return ChooseWhileRight(logits);
   // The last row tells of the whole step, as every token attends to those before it: what is not a
   // number ends here, before evictions are chosen by it.
   const auto last_row = logits.last(static_cast<std::size_t>(spec_->vocabulary_size));
   Summarise(last_row, &summary_);
   if (!summary_.usable()) FailLogits(last_row, sequence_->tables().logical_length().value);
-  const std::int64_t prompt_left = PromptLeft();
-  const bool is_last = prompt_left == 0 || prompt_left == std::ssize(outcome_.tokens);
-  if (!is_last) return;
+  if (PromptLeft() > std::ssize(outcome_.tokens)) return;
   if (running_->request.max_new_tokens > 0) {
-    Choose(last_row);
+    Choose(last_row, &*running_->sampler, &outcome_.results.front());
   } else {
     outcome_.next_logits.assign(last_row.begin(), last_row.end());
   }
 }
 
-StepResult SequenceRun::Apply() {
-  StepResult result = std::move(outcome_.result);
-  sequence_->Commit(outcome_.tokens, outcome_.said);
-  if (PromptLeft() > 0) running_->read += outcome_.tokens.size();
+std::vector<StepResult> SequenceRun::Apply() {
+  const bool stops = KeepUntilStop();
+  std::vector<StepResult> results = std::move(outcome_.results);
+  const bool answers = !ReadsPrompt();
+  const std::int64_t kept = answers ? std::ssize(results) : std::ssize(outcome_.tokens);
+  sequence_->Commit(std::span(outcome_.tokens).first(static_cast<std::size_t>(kept)),
+                    answers ? kept : outcome_.said);
+  if (answers) {
+    NoteDraft(&results);
+  } else {
+    running_->read += outcome_.tokens.size();
+  }
   // The logits of a token that has passed since score nothing.
   previous_logits_ = std::move(outcome_.last_logits);
   next_logits_ = std::move(outcome_.next_logits);
   metrics_.max_resident_tokens =
       std::max(metrics_.max_resident_tokens, sequence_->resident_tokens());
-  if (result.evicted_tokens > 0) ++metrics_.evictions;
+  if (results.front().evicted_tokens > 0) ++metrics_.evictions;
   if (const std::int64_t window = spec_->trained_window; window > 0) {
-    const std::int64_t last = sequence_->plan().position_ids.back();
-    metrics_.tokens_past_window +=
-        std::clamp<std::int64_t>(last + 1 - window, 0, sequence_->plan().tokens);
+    const std::int64_t last = sequence_->plan().position_ids[static_cast<std::size_t>(kept - 1)];
+    metrics_.tokens_past_window += std::clamp<std::int64_t>(last + 1 - window, 0, kept);
   }
-  if (result.sampled) {
+  if (results.back().sampled) {
     previous_logits_.clear();
-    Accept(&result);
+    SeeAnswer(results);
+    Accept(&results.back(), stops);
   } else if (PromptLeft() == 0) {
-    Finish(FinishReason::kLength, &result);
+    Finish(FinishReason::kLength, &results.back());
   }
-  return result;
+  return results;
 }
 
-StepResult SequenceRun::Commit() {
+// Counts what came of the draft, and of its right part all but what Accept counts.
+void SequenceRun::NoteDraft(std::vector<StepResult>* results) {
+  const std::int64_t drafted = results->front().drafted_tokens;
+  const std::int64_t accepted = std::ssize(*results) - 1;
+  results->front().accepted_tokens = accepted;
+  metrics_.drafted_tokens += drafted;
+  metrics_.accepted_tokens += accepted;
+  running_->generated += accepted;
+  if (outcome_.sampler) running_->sampler = std::move(outcome_.sampler);
+  if (!running_->draft_length) return;
+  if (drafted > 0) {
+    running_->draft_length->NoteDraft(drafted, accepted);
+  } else {
+    running_->draft_length->NoteNone();
+  }
+}
+
+std::vector<StepResult> SequenceRun::Commit() {
   try {
     return Apply();
   } catch (...) {

@@ -14,6 +14,7 @@
 #include "carousel/metrics.h"
 #include "carousel/model.h"
 #include "carousel/request.h"
+#include "engine/draft_length.h"
 #include "engine/logits.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
@@ -77,18 +78,23 @@ class SequenceRun {
 
   // --- A step. There is a request.
 
-  // How many tokens the next step reads: one while decoding; a chunk of the prompt that ends on a
-  // block's boundary while more follows, so that evictions between chunks find full blocks.
+  // Guesses what follows in the answer at hand, at most `most` tokens, for the next Plan; returns
+  // how many rows more that takes. None of a request without speculation.
+  std::int64_t Draft(std::int64_t most);
+  // How many tokens the next step reads, but for guesses: one while decoding; a chunk of the prompt
+  // that ends on a block's boundary while more follows, so that evictions between chunks find full
+  // blocks.
   std::int64_t NextTokens() const;
   // Throws carousel::Error where an earlier commit failed half-way, and as Sequence::Plan.
   void Plan();
   void AddRows(StepRows* rows) const;
-  // `logits`, of the rows that it asked for: scores the prompt, chooses a token. Throws
-  // carousel::Error where they give no distribution.
+  // `logits`, of the rows that it asked for: scores the prompt, chooses a token, and more as long
+  // as guesses are right. Throws carousel::Error where they give no distribution.
   void Read(std::span<const float> logits);
-  // What the step has found becomes the sequence's and the request's state. Throws std::bad_alloc
-  // alone: the request has then ended, and the sequence must be reset.
-  StepResult Commit();
+  // What the step has found becomes the sequence's and the request's state: a result for a chunk
+  // of the prompt, or one for each token of the answer. Throws std::bad_alloc alone: the request
+  // has then ended, and the sequence must be reset.
+  std::vector<StepResult> Commit();
   void Abandon() noexcept;
 
   // All but the seconds, which are the engine's.
@@ -101,15 +107,19 @@ class SequenceRun {
     std::size_t read = 0;             // prompt tokens already given to the model
     bool begins_with_unread = false;  // the prompt's first token is the last answer's last
     std::int64_t generated = 0;
-    std::optional<Sampler> sampler;  // when something is to be generated
+    std::optional<Sampler> sampler;           // when something is to be generated
+    std::shared_ptr<DraftProposer> proposer;  // null: nothing is guessed
+    std::optional<DraftLength> draft_length;  // likewise
+    std::vector<TokenId> draft;               // for the next step
   };
   // What a step has found and the commit makes lasting.
   struct StepOutcome {
-    std::vector<TokenId> tokens;     // that are read
-    std::int64_t said = 0;           // so many of the first of them are the model's own words
-    std::vector<float> last_logits;  // of the last token, while prompts are scored
-    std::vector<float> next_logits;  // likewise, of a prompt that is only read
-    StepResult result;
+    std::vector<TokenId> tokens;      // that are read; in an answer the first alone is no guess
+    std::int64_t said = 0;            // so many of the first of them are the model's own words
+    std::vector<float> last_logits;   // of the last token, while prompts are scored
+    std::vector<float> next_logits;   // likewise, of a prompt that is only read
+    std::vector<StepResult> results;  // of the chunk, or of each token that was chosen
+    std::optional<Sampler> sampler;   // where guesses were tested: it has accepted all but the last
   };
 
   const EngineConfig& config() const { return shared_->settings().config; }
@@ -121,9 +131,14 @@ class SequenceRun {
   Sampler MakeSampler(const Request& request) const;
   bool EndsAnswer(TokenId token) const;
   void Score(std::span<const float> logits);
-  void Choose(std::span<const float> row);
-  StepResult Apply();
-  void Accept(StepResult* result);
+  void StartGuessing();
+  void Choose(std::span<const float> row, Sampler* sampler, StepResult* result) const;
+  void ChooseWhileRight(std::span<const float> logits);
+  bool KeepUntilStop();
+  std::vector<StepResult> Apply();
+  void NoteDraft(std::vector<StepResult>* results);
+  void SeeAnswer(std::span<const StepResult> results);
+  void Accept(StepResult* result, bool stops);
   void Finish(FinishReason reason, StepResult* result);
 
   SharedCache* shared_;

@@ -2,6 +2,7 @@
 #include "carousel/single_sequence_engine.h"
 
 #include <atomic>
+#include <deque>
 #include <exception>
 #include <utility>
 
@@ -25,21 +26,23 @@ class SingleSequenceEngineImpl final : public SingleSequenceEngine {
     request_ = engine_->Submit(sequence_, std::move(request));
     cancelled_.store(false);
   }
-  bool HasWork() const override { return engine_->HasWork(sequence_); }
+  bool HasWork() const override { return !results_.empty() || engine_->HasWork(sequence_); }
 
   StepResult Step() override {
     // A broken sequence has no request.
     if (!HasWork() && engine_->metrics(sequence_).needs_reset) FailHalfDone();
     CAROUSEL_CHECK(HasWork());
-    if (cancelled_.exchange(false)) engine_->Cancel(request_);
-    std::vector<StepOutput> outputs = engine_->Step();
-    CAROUSEL_CHECK_EQ(outputs.size(), std::size_t{1});
-    if (outputs.front().failure) std::rethrow_exception(outputs.front().failure);
-    return std::move(outputs.front().result);
+    if (results_.empty()) TakeStep();
+    StepResult result = std::move(results_.front());
+    results_.pop_front();
+    return result;
   }
 
   void Cancel() noexcept override { cancelled_.store(true); }
-  void Reset() override { engine_->Reset(sequence_); }
+  void Reset() override {
+    results_.clear();
+    engine_->Reset(sequence_);
+  }
   SequenceMetrics metrics() const override { return engine_->metrics(sequence_); }
 
   void GatherAttention(bool gather) override { engine_->GatherAttention(sequence_, gather); }
@@ -49,10 +52,20 @@ class SingleSequenceEngineImpl final : public SingleSequenceEngine {
   }
 
  private:
+  void TakeStep() {
+    if (cancelled_.exchange(false)) engine_->Cancel(request_);
+    for (StepOutput& output : engine_->Step()) {
+      if (output.failure) std::rethrow_exception(output.failure);
+      results_.push_back(std::move(output.result));
+    }
+    CAROUSEL_CHECK(!results_.empty());
+  }
+
   std::unique_ptr<Engine> engine_;
   SequenceId sequence_;
   RequestId request_;
   std::atomic<bool> cancelled_ = false;
+  std::deque<StepResult> results_;  // of the last pass, that nobody has taken
 };
 
 }  // namespace

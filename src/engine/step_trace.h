@@ -19,13 +19,15 @@ struct LayerVectors {
 };
 
 struct StepTrace {
-  // [groups][blocks * block_size]: attention mass by token; empty where no query is counted.
-  std::vector<std::vector<float>> token_mass;
+  // [stages][groups][blocks * block_size]: attention mass by token; empty where no query is
+  // counted. There may be more than the step has stages, which keep their memory.
+  std::vector<std::vector<std::vector<float>>> token_mass;
   std::vector<LayerVectors> vectors;  // [layers]
   std::vector<bool> attended;         // [layers]: the model has asked for it
 
-  void Begin(std::int64_t layers, std::int64_t groups) {
-    token_mass.resize(static_cast<std::size_t>(groups));
+  void Begin(std::int64_t layers, std::int64_t groups, std::int64_t stages) {
+    if (std::ssize(token_mass) < stages) token_mass.resize(static_cast<std::size_t>(stages));
+    for (auto& stage : token_mass) stage.resize(static_cast<std::size_t>(groups));
     vectors.resize(static_cast<std::size_t>(layers));
     attended.assign(static_cast<std::size_t>(layers), false);
   }
