@@ -19,12 +19,6 @@ void LayerAttention::Begin(std::span<Sequence* const> sequences) {
   }
 }
 
-std::vector<const Sequence*> LayerAttention::sequences() const {
-  std::vector<const Sequence*> all;
-  for (const Part& part : parts_) all.push_back(part.sequence);
-  return all;
-}
-
 RecallLayer LayerAttention::LayerOf(const Part& part, std::int64_t layer) const {
   return part.sequence->LayerForRecall(layer, part.stage,
                                        std::span(tasks_).subspan(part.first_task, part.tasks));
@@ -111,6 +105,7 @@ void LayerAttention::Attend(std::int64_t layer, std::int64_t rows, const float* 
     memory_->attention().Run(running_);
     for (const Part& part : parts_) {
       if (part.widened) part.sequence->recall_tasks()->ShareMass(LayerOf(part, layer));
+      if (watcher_ != nullptr) watcher_->SeeStage(layer, *part.sequence, part.stage);
     }
   }
   for (const Member& member : members_) {

@@ -27,17 +27,18 @@ struct SeenPart {
   std::vector<std::int64_t> recalled;  // ascending; the group's resident ones come beside
 };
 
-// One sequence's step.
+// What one sequence does in a pass: a chunk of a prompt, or a token of an answer.
 struct SeenStep {
   const Sequence* sequence = nullptr;
   const SharedCache* shared = nullptr;  // of it
+  std::int64_t stage = 0;               // of a draft's tokens, from 0
   std::int64_t tokens = 0;
   bool is_prompt = false;
   PositionPolicy mode = PositionPolicy::kKeep;
   std::vector<std::int64_t> written;                // [tokens]
   std::vector<std::vector<std::int64_t>> resident;  // [groups], as SeenPart has them
-  std::vector<std::vector<std::vector<SeenPart>>>
-      layers;  // [layers][kv_heads]; no part: all at once
+  // [layers][kv_heads]; no part: all queries at once, and nothing is recalled.
+  std::vector<std::vector<std::vector<SeenPart>>> layers;
 };
 
 // What is to go wrong in the next pass.
@@ -52,16 +53,18 @@ struct Mishap {
       bad_logits;  // of which of the step's sequences the last row is no number
 };
 
-class WatchedModel final : public Model {
+class WatchedModel final : public Model, private AttentionWatcher {
  public:
-  // `mishap` and `seen` outlive this. `seen` gets the last pass: one for each sequence, in order.
+  // `mishap` and `seen` outlive this. `seen` gets what the last pass has attended to.
   WatchedModel(std::unique_ptr<Model> model, const Mishap* mishap, std::vector<SeenStep>* seen)
       : model_(std::move(model)), mishap_(mishap), seen_(seen) {}
   const ModelSpec& spec() const override { return model_->spec(); }
 
   std::span<const float> Forward(const ForwardInput& input, AttentionCallback& attention) override {
     seen_->clear();
-    Watch watch(this, &attention);
+    if (auto* engine = dynamic_cast<LayerAttention*>(&attention); engine != nullptr)
+      engine->Watch(this);
+    Guard watch(mishap_, &attention);
     const std::span<const float> logits = model_->Forward(input, watch);
     if (!mishap_->bad_logits || input.sequences.empty()) return logits;
     logits_.assign(logits.begin(), logits.end());
@@ -75,13 +78,27 @@ class WatchedModel final : public Model {
   }
 
  private:
-  class Watch final : public AttentionCallback {
+  void SeeStage(std::int64_t layer, const Sequence& sequence, std::int64_t stage) override {
+    SeenStep& step = StepOf(sequence, stage);
+    if (sequence.recall_tasks() == nullptr) return;
+    const auto groups = GroupsOf(sequence, layer);
+    for (const RecallPart& part : sequence.recall_tasks()->layer_parts()) {
+      const auto head = static_cast<std::size_t>(
+          groups[static_cast<std::size_t>(part.group)].first_kv_head + part.head);
+      SeenPart noted{.first_query = part.first_query, .queries = part.queries, .recalled = {}};
+      for (const RecalledBlock& block : part.recalled)
+        noted.recalled.push_back(block.logical.value);
+      step.layers[static_cast<std::size_t>(layer)][head].push_back(std::move(noted));
+    }
+  }
+
+  class Guard final : public AttentionCallback {
    public:
-    Watch(WatchedModel* model, AttentionCallback* attention)
-        : model_(*model), attention_(*attention) {}
+    Guard(const Mishap* mishap, AttentionCallback* attention)
+        : mishap_(*mishap), attention_(*attention) {}
     void Attend(std::int64_t layer, std::int64_t rows, const float* q, const float* k,
                 const float* v, float* out) override {
-      const Mishap& mishap = *model_.mishap_;
+      const Mishap& mishap = mishap_;
       const bool is_meant = mishap.layer == layer;
       if (is_meant && mishap.memory_left != nullptr) {
         const Shortage shortage(mishap);
@@ -90,8 +107,6 @@ class WatchedModel final : public Model {
         if (is_meant && !mishap.after_attention) Fail(mishap);
         attention_.Attend(layer, rows, q, k, v, out);
       }
-      if (const auto* engine = dynamic_cast<const LayerAttention*>(&attention_); engine != nullptr)
-        model_.Note(layer, *engine);
       if (is_meant && mishap.memory_left == nullptr) Fail(mishap);
     }
 
@@ -114,29 +129,14 @@ class WatchedModel final : public Model {
       throw Error(ErrorCode::kModel, "model", "this pass was to fail");
     }
 
-    WatchedModel& model_;
+    const Mishap& mishap_;
     AttentionCallback& attention_;
   };
 
-  void Note(std::int64_t layer, const LayerAttention& attention) {
-    const std::vector<const Sequence*> sequences = attention.sequences();
-    if (seen_->size() != sequences.size()) {
-      seen_->clear();
-      for (const Sequence* sequence : sequences) seen_->push_back(Begin(*sequence));
-    }
-    for (SeenStep& step : *seen_) {
-      const RecallTasks* recall = step.sequence->recall_tasks();
-      if (recall == nullptr) continue;
-      const auto groups = GroupsOf(*step.sequence, layer);
-      for (const RecallPart& part : recall->layer_parts()) {
-        const auto head = static_cast<std::size_t>(
-            groups[static_cast<std::size_t>(part.group)].first_kv_head + part.head);
-        SeenPart noted{.first_query = part.first_query, .queries = part.queries, .recalled = {}};
-        for (const RecalledBlock& block : part.recalled)
-          noted.recalled.push_back(block.logical.value);
-        step.layers[static_cast<std::size_t>(layer)][head].push_back(std::move(noted));
-      }
-    }
+  SeenStep& StepOf(const Sequence& sequence, std::int64_t stage) {
+    for (SeenStep& step : *seen_)
+      if (step.sequence == &sequence && step.stage == stage) return step;
+    return seen_->emplace_back(Begin(sequence, stage));
   }
 
   static std::span<const CacheGroup> GroupsOf(const Sequence& sequence, std::int64_t layer) {
@@ -147,15 +147,18 @@ class WatchedModel final : public Model {
                  static_cast<std::size_t>(shared.first_group(layer + 1) - first));
   }
 
-  SeenStep Begin(const Sequence& sequence) const {
+  SeenStep Begin(const Sequence& sequence, std::int64_t stage) const {
     const StepPlan& plan = sequence.plan();
+    const StagePlan& of_stage = plan.stages[static_cast<std::size_t>(stage)];
     const SequenceTables& tables = sequence.tables();
+    const auto first = plan.position_ids.begin() + of_stage.first_token;
     SeenStep step{.sequence = &sequence,
                   .shared = sequence.shared(),
-                  .tokens = plan.tokens,
+                  .stage = stage,
+                  .tokens = of_stage.tokens,
                   .is_prompt = plan.is_prompt,
                   .mode = tables.mode(),
-                  .written = plan.position_ids,
+                  .written = {first, first + of_stage.tokens},
                   .resident = {},
                   .layers = {}};
     for (std::int64_t group = 0; group < tables.groups(); ++group) {
