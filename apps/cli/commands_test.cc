@@ -235,6 +235,25 @@ TEST_F(ProgramTest, GenerateIsTheSameFromTextFileAndTokens) {
   EXPECT_EQ(Run(With({"generate", "--token-ids", Put("ids", ids.dump())}, rest)).out, text);
 }
 
+TEST_F(ProgramTest, GuessingAheadChangesNoAnswer) {
+  const auto generate = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"generate",           "--raw",  "--prompt",
+                                          "abcabcabcabcabcabc", "--json", "-",
+                                          "--max-new-tokens",   "200"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ProgramResult result = Run(arguments);
+    EXPECT_EQ(result.status, 0) << result.err;
+    return json::parse(result.out);
+  };
+  const json plain = generate({});
+  const json guessed = generate({"--draft-max", "8", "--draft-ngram", "2"});
+  EXPECT_EQ(guessed["token_ids"], plain["token_ids"]);
+  EXPECT_GT(guessed["accepted_tokens"], 20);
+  EXPECT_EQ(guessed["sampling"]["max_draft_tokens"], 8);
+  EXPECT_FALSE(plain.contains("drafted_tokens"));
+  EXPECT_EQ(Run({"generate", "--raw", "--prompt", "a", "--draft-max", "64"}).status, 2);
+}
+
 TEST_F(ProgramTest, GenerateStopsAtAStopString) {
   const std::vector<std::string> arguments = {"generate",     "--prompt",         "x", "--raw",
                                               "--ignore-eos", "--max-new-tokens", "40"};

@@ -52,6 +52,9 @@ class Tokens:
             text = text[cut:]
         return ids
 
+    def decode(self, ids):
+        return self._tokenizer.decode(list(ids))
+
     def _cut(self, text):
         """Before a space that follows something else: there the tokens of both parts are those of the whole."""
         cut = self.PIECE

@@ -6,6 +6,7 @@
 
 #include <new>
 
+#include "base/utf8.h"
 #include "carousel/error.h"
 #include "testing/fake_tokenizer.h"
 #include "testing/scripted_model.h"
@@ -212,6 +213,35 @@ TEST_F(ConversationTest, AStopStringThatIsAControlTokenStopsThere) {
   // What follows the token comes too late to matter.
   World longer = Make({.max_new_tokens = 9, .stops = {"<u>\n"}});
   EXPECT_EQ(longer.Say("hi", {'y', tokenizer_.special_token() + 1, 'n'}).stop_string, "<u>\n");
+}
+
+// Of a pass that gives several tokens none is kept behind a stop string.
+TEST_F(ConversationTest, AStopStringStopsAnAnswerThatIsGuessedAhead) {
+  const auto say = [&](std::int64_t draft, const std::vector<std::string>& stops) {
+    World world = Make({.max_new_tokens = 60,
+                        .sampling = {.max_draft_tokens = draft, .draft_ngram = 1},
+                        .stops = stops});
+    std::vector<std::string> said;
+    for (const char* message : {"a", "b"}) {
+      const Answer answer = world.Say(message);
+      said.push_back(answer.text);
+      said.push_back(answer.stop_string.value_or("none"));
+      said.push_back(std::to_string(world.engine->metrics().logical_tokens));
+    }
+    EXPECT_EQ(world.engine->metrics().accepted_tokens > 0, draft > 0);
+    return said;
+  };
+  const std::vector<std::string> whole = say(0, {});
+  EXPECT_EQ(say(20, {}), whole);
+  int stopped = 0;
+  for (std::size_t begin = 10; begin + 3 < whole[0].size(); begin += 5) {
+    const std::string stop = whole[0].substr(begin, 2);
+    if (FindInvalidUtf8(stop)) continue;
+    const std::vector<std::string> expected = say(0, {stop});
+    EXPECT_EQ(say(20, {stop}), expected);
+    if (expected[1] == stop) ++stopped;
+  }
+  EXPECT_GT(stopped, 0);
 }
 
 TEST_F(ConversationTest, AStopStringThatCanNeverComeIsRefused) {
