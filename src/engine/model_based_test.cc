@@ -53,11 +53,6 @@ constexpr std::int64_t kMostSequences = 8;
 constexpr std::int64_t kMostCheckpoints = 6;
 constexpr std::int64_t kLongHistory = 700;  // tokens; a sequence of more is closed soon
 
-std::int64_t NumberFrom(const char* variable, std::int64_t otherwise) {
-  const char* text = std::getenv(variable);
-  return text != nullptr && *text != '\0' ? std::strtoll(text, nullptr, 10) : otherwise;
-}
-
 // --- The journal ---------------------------------------------------------------------------------
 
 // The last operations of the scenario at hand, told when a test fails or a CHECK aborts.
