@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "base/check.h"
 #include "base/parallel.h"
@@ -89,26 +90,38 @@ void Sequence::Return(std::int64_t group, const RecalledBlock& block, const std:
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
 }
 
-// Blocks that others hold as well make no room when they leave.
-void Sequence::MakeRoom(std::int64_t group, const EvictionPlan& plan) {
-  BlockPool& pool = shared_->pools().of(group);
-  const auto entries = tables_.table(group).entries();
-  const std::int64_t freed =
-      std::count_if(plan.leaves.begin(), plan.leaves.end(), [&](std::int64_t entry) {
-        return !pool.is_shared(entries[static_cast<std::size_t>(entry)].block);
-      });
-  const std::int64_t missing = std::ssize(plan.returns) - freed;
-  if (missing > 0) pool.Reserve(pool.blocks_in_use() + missing);
+// Takes what the plans of all groups can lack, while nothing has changed: who finds no room comes
+// again, and then decides the same. Blocks that others hold as well make no room when they leave.
+void Sequence::MakeRoom(std::span<const EvictionPlan> plans) {
+  struct Need {
+    std::int64_t now = 0;  // blocks, after the groups so far
+    std::int64_t most = 0;
+  };
+  std::map<BlockPool*, Need> needs;
+  std::size_t bytes = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    const EvictionPlan& plan = plans[static_cast<std::size_t>(group)];
+    BlockPool& pool = shared_->pools().of(group);
+    const auto entries = tables_.table(group).entries();
+    const std::int64_t freed =
+        std::count_if(plan.leaves.begin(), plan.leaves.end(), [&](std::int64_t entry) {
+          return !pool.is_shared(entries[static_cast<std::size_t>(entry)].block);
+        });
+    Need& need = needs[&pool];
+    need.now += std::ssize(plan.returns) - freed;
+    need.most = std::max(need.most, need.now);
+    bytes = std::max(bytes, plan.returns.size() * shared_->shape(group).bytes());
+  }
+  returning_.Reserve(bytes);
+  for (const auto& [pool, need] : needs)
+    if (need.most > 0) pool->Reserve(pool->blocks_in_use() + need.most);
 }
 
 void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
   if (plan.leaves.empty()) return;
   const CacheGroup& heads = shared_->group(group);
   if (!recall_ || !recall_->Recalls(heads)) return Release(group, plan.leaves);
-  // What can lack memory comes first, while nothing has changed.
   const BlockShape& shape = shared_->shape(group);
-  returning_.Reserve(plan.returns.size() * shape.bytes());
-  MakeRoom(group, plan);
   recall_->ForgetGiven(group, heads);
   // Out of the second tier before who goes comes into it, so that nothing is pushed out for the
   // places that they leave there.
@@ -146,6 +159,7 @@ void Sequence::EvictLayers(std::int64_t room_tokens) {
           tables_.table(group).entries(), victims[i].candidates, victims[i].entries, earned);
     }
   });
+  MakeRoom(plans);
   for (std::int64_t group = 0; group < tables_.groups(); ++group)
     Apply(group, plans[static_cast<std::size_t>(group)]);
 }

@@ -118,7 +118,7 @@ class Sequence {
   std::vector<std::int64_t> BlocksPastWindow(std::int64_t group, std::int64_t tokens) const;
   void ReleasePastWindows();
   void EvictLayers(std::int64_t room_tokens);
-  void MakeRoom(std::int64_t group, const EvictionPlan& plan);
+  void MakeRoom(std::span<const EvictionPlan> plans);
   void Apply(std::int64_t group, const EvictionPlan& plan);
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Store(std::int64_t group, std::span<const std::int64_t> entries);
