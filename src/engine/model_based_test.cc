@@ -10,7 +10,8 @@
 // After each operation every block of every pool is held as often as somebody says that he holds
 // it.
 //
-// CAROUSEL_RANDOM_OPERATIONS says how many operations, CAROUSEL_RANDOM_SEED which.
+// CAROUSEL_RANDOM_OPERATIONS says how many operations. CAROUSEL_RANDOM_SEED says of which scenario,
+// 500 of them, and all that follow where more are asked for.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -58,7 +59,7 @@ constexpr std::int64_t kLongHistory = 700;  // tokens; a sequence of more is clo
 // The last operations of the scenario at hand, told when a test fails or a CHECK aborts.
 class Journal {
  public:
-  static constexpr std::size_t kLines = 40;
+  static constexpr std::size_t kLines = 60;
 
   void Begin(std::uint64_t seed) {
     seed_ = seed;
@@ -212,12 +213,12 @@ std::vector<TokenId> Repeats(Generator* generator, std::int64_t count) {
 // A request that has ended, and what came of it.
 struct Record {
   std::shared_ptr<const Record> before;
+  RequestId id;
   Request request;
   bool is_cut = false;           // cancelled or expired
   std::int64_t length = 0;       // of the history when it ended
   std::int64_t said = 0;         // tokens by then
   bool begins_a_step = false;    // cut after a step whose evictions were done and that failed
-  bool can_be_repeated = true;   // alone
   std::vector<double> numbers;   // what was said and how likely it was
   std::vector<double> standing;  // of the sequence, when it ended
 };
@@ -585,6 +586,7 @@ class World {
     if (::testing::Test::HasFailure()) return;
     while (!sequences_.empty()) {
       Close(sequences_.begin()->first);
+      if (::testing::Test::HasFailure()) return;
       InsideOf(*engine_).CheckIntegrity();
     }
     for (const auto& [checkpoint, known] : checkpoints_) engine_->Drop(checkpoint);
@@ -1217,17 +1219,15 @@ class World {
     known.pinned.erase(known.pinned.lower_bound((length + block - 1) / block), known.pinned.end());
     // A fresh sequence is nothing, whatever it was about to be.
     const bool is_ahead = !known.ahead.empty() && known.ahead != AheadOf(run.sequence());
-    known.last = std::make_shared<const Record>(
-        Record{.before = known.last,
-               .request = asked.request,
-               .is_cut = is_cut,
-               .length = length,
-               .said = asked.said,
-               .begins_a_step = is_ahead,
-               // Where room was lacking, only a part of the evictions may have been done.
-               .can_be_repeated = !(is_ahead && is_tight_),
-               .numbers = std::move(asked.numbers),
-               .standing = StandingOf(run)});
+    known.last = std::make_shared<const Record>(Record{.before = known.last,
+                                                       .id = asked.id,
+                                                       .request = asked.request,
+                                                       .is_cut = is_cut,
+                                                       .length = length,
+                                                       .said = asked.said,
+                                                       .begins_a_step = is_ahead,
+                                                       .numbers = std::move(asked.numbers),
+                                                       .standing = StandingOf(run)});
     if (is_ahead) {
       known.ahead = AheadOf(run.sequence());
       ++tally_["ended ahead"];
@@ -1309,13 +1309,27 @@ class World {
     config.checkpoint_bytes = 0;
     const SequenceId id = alone_->Open(config);
     for (const Record* record : records) {
-      if (!record->can_be_repeated) break;
       RepeatRequest(id, *record);
-      ASSERT_FALSE(::testing::Test::HasFailure()) << Describe(config);
+      ASSERT_FALSE(::testing::Test::HasFailure()) << Describe(config) << Told(records, record);
       ++tally_["repeated requests"];
     }
     alone_->Close(id);
     InsideOf(*alone_).CheckIntegrity();
+  }
+
+  // The requests up to this one.
+  static std::string Told(const std::vector<const Record*>& records, const Record* last) {
+    std::string text;
+    for (const Record* record : records) {
+      text += fmt::format(
+          "\n  request {}: {} tokens, answer {}, guesses {}{}{}{}; said {}, then {} tokens",
+          record->id.value, record->request.prompt.size(), record->request.max_new_tokens,
+          record->request.sampling.max_draft_tokens, record->request.score_prompt ? ", scored" : "",
+          record->is_cut ? ", cut" : "", record->begins_a_step ? " ahead" : "", record->said,
+          record->length);
+      if (record == last) break;
+    }
+    return text;
   }
 
   void RepeatRequest(SequenceId id, const Record& record) {
@@ -1388,11 +1402,12 @@ class World {
 
 TEST(ModelBased, WhateverIsAskedEachSequenceIsAsIfAloneAndNaive) {
   std::signal(SIGABRT, TellAndAbort);
-  const std::int64_t operations = NumberFrom("CAROUSEL_RANDOM_OPERATIONS", RandomCases(100'000));
-  const std::int64_t only = NumberFrom("CAROUSEL_RANDOM_SEED", -1);
+  const std::int64_t first = NumberFrom("CAROUSEL_RANDOM_SEED", 0);
+  const std::int64_t operations = NumberFrom(
+      "CAROUSEL_RANDOM_OPERATIONS", first > 0 ? kOperationsOfAScenario : RandomCases(100'000));
   Tally tally;
   std::int64_t done = 0;
-  for (std::uint64_t seed = only >= 0 ? static_cast<std::uint64_t>(only) : 1; done < operations;
+  for (auto seed = static_cast<std::uint64_t>(std::max<std::int64_t>(1, first)); done < operations;
        ++seed) {
     World world(seed, &tally);
     for (std::int64_t i = 0; i < kOperationsOfAScenario && !HasFailure(); ++i, ++done) world.Act();
@@ -1401,7 +1416,6 @@ TEST(ModelBased, WhateverIsAskedEachSequenceIsAsIfAloneAndNaive) {
       journal.Tell();
       return;
     }
-    if (only >= 0) break;
   }
   std::string told = fmt::format("{} operations:", done);
   for (const auto& [what, times] : tally.of) told += fmt::format(" {} {};", times, what);
