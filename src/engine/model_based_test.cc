@@ -219,6 +219,7 @@ struct Record {
   std::int64_t length = 0;       // of the history when it ended
   std::int64_t said = 0;         // tokens by then
   bool begins_a_step = false;    // cut after a step whose evictions were done and that failed
+  bool can_be_repeated = true;   // alone
   std::vector<double> numbers;   // what was said and how likely it was
   std::vector<double> standing;  // of the sequence, when it ended
 };
@@ -1219,15 +1220,19 @@ class World {
     known.pinned.erase(known.pinned.lower_bound((length + block - 1) / block), known.pinned.end());
     // A fresh sequence is nothing, whatever it was about to be.
     const bool is_ahead = !known.ahead.empty() && known.ahead != AheadOf(run.sequence());
-    known.last = std::make_shared<const Record>(Record{.before = known.last,
-                                                       .id = asked.id,
-                                                       .request = asked.request,
-                                                       .is_cut = is_cut,
-                                                       .length = length,
-                                                       .said = asked.said,
-                                                       .begins_a_step = is_ahead,
-                                                       .numbers = std::move(asked.numbers),
-                                                       .standing = StandingOf(run)});
+    known.last = std::make_shared<const Record>(Record{
+        .before = known.last,
+        .id = asked.id,
+        .request = asked.request,
+        .is_cut = is_cut,
+        .length = length,
+        .said = asked.said,
+        .begins_a_step = is_ahead,
+        // Where room was lacking, keys that were to be rewritten may not have been.
+        .can_be_repeated =
+            !(is_ahead && is_tight_ && run.shared()->settings().rules.rotation == Rotation::kKeys),
+        .numbers = std::move(asked.numbers),
+        .standing = StandingOf(run)});
     if (is_ahead) {
       known.ahead = AheadOf(run.sequence());
       ++tally_["ended ahead"];
@@ -1309,6 +1314,7 @@ class World {
     config.checkpoint_bytes = 0;
     const SequenceId id = alone_->Open(config);
     for (const Record* record : records) {
+      if (!record->can_be_repeated) break;
       RepeatRequest(id, *record);
       ASSERT_FALSE(::testing::Test::HasFailure()) << Describe(config) << Told(records, record);
       ++tally_["repeated requests"];

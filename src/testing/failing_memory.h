@@ -35,5 +35,10 @@ extern "C" void* __wrap_aligned_alloc(std::size_t alignment, std::size_t bytes) 
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  ++carousel::testing::allocations;
+  if (carousel::testing::objects_left.fetch_sub(1) <= 0) return nullptr;
+  return std::malloc(bytes);
+}
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
