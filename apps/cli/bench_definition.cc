@@ -80,12 +80,18 @@ from --seed. A request's time to first token begins when it arrives; its time pe
 first. "decode steps" are those in which nobody read a prompt: median time by number of answers in them, and the
 best throughput that such steps allow, as a share of which the throughput of answers alone can be read.
 
+--seconds N serves such requests for so long at the first concurrency, twice as many at once as are at work: half
+of the prompts begin alike, half of the answers are guessed ahead, and --cancel-share of the requests are cancelled
+at some moment. A row at each interval says what the process holds. The status is 1 where blocks are left at the end
+that no checkpoint holds.
+
 --load FILE gives the requests instead, one JSON object a line: {"prompt": [token ids], "answer": N, "at": seconds}.
 
 Examples:
   carousel bench serve
   carousel bench serve --requests 64 --concurrency 16 --max-cache-size 512 --json serve.jsonl
-  carousel bench serve --rate 4 --prompt-tokens 100,400 --answer-tokens 50,50)";
+  carousel bench serve --rate 4 --prompt-tokens 100,400 --answer-tokens 50,50
+  carousel bench serve --seconds 1800 --cancel-share 0.2 --concurrency 8 --max-cache-size 512)";
 
 constexpr const char* kSamplerFooter = R"(
 Chooses tokens from random logits that are spread as a model's are, without a model: the pass over all words
@@ -354,13 +360,24 @@ class BenchServeCommand : public CommandDefinition {
                      {1, kMostRequests}, &target_.concurrency);
     AddLengthsFlag("--prompt-tokens", "Tokens of a prompt", &target_.prompt);
     AddLengthsFlag("--answer-tokens", "Tokens of an answer", &target_.answer);
-    flags().List({"--rate", "X",
-                  "Requests that arrive in a second, at random; 0: all at the beginning (default "
-                  "0)"},
-                 [this](const std::vector<std::string>& words) { ReadRate(words); });
+    flags().List(
+        {"--rate", "X",
+         "Requests that arrive in a second, at random; 0: all at the beginning (default "
+         "0)"},
+        [this](const std::vector<std::string>& words) { ReadNumber(words, 1e6, &target_.rate); });
     flags().Integer({"--seed", "N", "The same seed gives the same requests (default 0)"},
                     {0, INT64_MAX}, &target_.seed);
     flags().OptionalText({"--load", "FILE", "The requests are in this file"}, &target_.load_file);
+    flags().Integer(
+        {"--seconds", "N",
+         "Let requests come for so long, and say at intervals what is held, in place of "
+         "timing them; 0: not (default 0)"},
+        {0, 10'000'000}, &target_.seconds);
+    flags().List({"--cancel-share", "X",
+                  "With --seconds: the part of the requests that is cancelled (default 0)"},
+                 [this](const std::vector<std::string>& words) {
+                   ReadNumber(words, 1.0, &target_.cancel_share);
+                 });
     AddModelFlags(&flags(), &target_.model);
     AddCacheFlags(&flags(), {.prompt_eviction = true}, &cache_);
     AddBatchInvariantFlag(&flags(), &cache_);
@@ -394,16 +411,17 @@ class BenchServeCommand : public CommandDefinition {
         });
   }
 
-  void ReadRate(const std::vector<std::string>& words) {
+  // From 0 to `most`.
+  static void ReadNumber(const std::vector<std::string>& words, double most, double* target) {
     std::size_t used = 0;
     try {
-      target_.rate = std::stod(words.back(), &used);
+      *target = std::stod(words.back(), &used);
     } catch (const std::exception&) {
       used = 0;
     }
-    const bool fits = used == words.back().size() && target_.rate >= 0.0 && target_.rate <= 1e6;
+    const bool fits = used == words.back().size() && *target >= 0.0 && *target <= most;
     if (!fits)
-      throw UsageError(fmt::format("\"{}\" is not a number from 0 to 1000000", words.back()));
+      throw UsageError(fmt::format("\"{}\" is not a number from 0 to {:.0f}", words.back(), most));
   }
 
   BenchServeFlags target_;

@@ -70,6 +70,8 @@ struct BenchServeFlags {
   double rate = 0.0;                // requests that arrive in a second; 0: all at the beginning
   std::int64_t seed = 0;
   std::optional<std::string> load_file;  // in place of all of these
+  std::int64_t seconds = 0;   // how long requests come, in place of so many; 0: that many
+  double cancel_share = 0.0;  // of them, that are cancelled at some moment; with seconds
   std::string json;
 };
 

@@ -19,6 +19,7 @@
 #include "base/lines.h"
 #include "carousel/engine.h"
 #include "carousel/error.h"
+#include "cli/bench_soak.h"
 #include "cli/commands.h"
 #include "cli/numbers.h"
 #include "cli/progress.h"
@@ -285,6 +286,7 @@ std::string Row(const ordered_json& line) {
 }  // namespace
 
 int RunBenchServe(const BenchServeFlags& flags, Backend* backend, Console* console) {
+  if (flags.seconds > 0) return RunSoak(flags, backend, console);
   std::optional<WholeFile> file;
   if (!flags.json.empty()) file.emplace(flags.json, console->out.fd());
   const bool table = flags.json != "-";

@@ -136,6 +136,43 @@ TEST(BenchFlags, SayWhatIsWrong) {
             "--max-cache-size: \"none\" is not a whole number");
 }
 
+TEST_F(ProgramTest, BenchServeForATimeLeavesNoBlockBehind) {
+  const ProgramResult result = Run({"bench",
+                                    "serve",
+                                    "--seconds",
+                                    "2",
+                                    "--cancel-share",
+                                    "0.3",
+                                    "--concurrency",
+                                    "4",
+                                    "--prompt-tokens",
+                                    "40,300",
+                                    "--answer-tokens",
+                                    "4,20",
+                                    "--max-cache-size",
+                                    "96",
+                                    "--recent-size",
+                                    "32",
+                                    "--start-size",
+                                    "32",
+                                    "--chunk",
+                                    "32",
+                                    "--json",
+                                    "-"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const std::vector<json> lines = Lines(result.out);
+  ASSERT_EQ(lines.size(), 3U);
+  const json& last = lines.back();
+  EXPECT_EQ(last["open"], 0);
+  EXPECT_EQ(last["failed"], 0);
+  EXPECT_GT(last["requests"], 20);
+  EXPECT_GT(last["cancelled"], 0);
+  EXPECT_GT(last["evicted_tokens"], 0);
+  EXPECT_GT(last["reused_tokens"], 0);
+  EXPECT_LE(last["cache_bytes"], last["checkpoint_bytes"]);
+  EXPECT_EQ(Run({"bench", "serve", "--cancel-share", "2"}).status, 2);
+}
+
 TEST_F(ProgramTest, BenchAttentionRunsOursAloneAndSaysSo) {
   const ProgramResult result =
       RunExactly({"bench", "attention", "--contexts", "64", "--rounds", "1", "--kv-types",

@@ -177,6 +177,33 @@ void BlockPool::Free(BlockId block) {
   --in_use_;
 }
 
+void BlockPool::CheckIntegrity(std::span<const std::int32_t> holders) const {
+  CAROUSEL_CHECK_LE(holders.size(), holders_.size());
+  std::int64_t in_use = 0;
+  for (std::size_t i = 0; i < holders_.size(); ++i) {
+    const std::int32_t expected = i < holders.size() ? holders[i] : 0;
+    CAROUSEL_CHECK_EQ(holders_[i], expected);
+    if (expected > 0) ++in_use;
+    if (expected > 0) CAROUSEL_CHECK(addresses_[i] != nullptr);
+  }
+  CAROUSEL_CHECK_EQ(in_use_, in_use);
+  CAROUSEL_CHECK_EQ(blocks_free() + in_use, blocks_reserved());
+  std::vector<bool> is_free(holders_.size());
+  for (const BlockId block : free_) {
+    const auto index = static_cast<std::size_t>(block.value);
+    CAROUSEL_CHECK_EQ(holders_[index], 0);
+    CAROUSEL_CHECK(addresses_[index] != nullptr);
+    CAROUSEL_CHECK(!is_free[index]);
+    is_free[index] = true;
+  }
+  std::int64_t in_slabs = 0;
+  for (const Slab& slab : slabs_) in_slabs += slab.blocks;
+  CAROUSEL_CHECK_EQ(in_slabs, blocks_reserved());
+  for (const BlockId block : unused_)
+    CAROUSEL_CHECK(addresses_[static_cast<std::size_t>(block.value)] == nullptr);
+  CAROUSEL_CHECK_EQ(blocks_reserved() + std::ssize(unused_), std::ssize(holders_));
+}
+
 std::byte* BlockPool::data(BlockId block) {
   return addresses_[static_cast<std::size_t>(block.value)];
 }

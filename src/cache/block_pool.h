@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -86,6 +87,9 @@ class BlockPool {
   std::int64_t blocks_in_use() const { return in_use_; }
   std::int64_t blocks_free() const { return static_cast<std::int64_t>(free_.size()); }
   std::int64_t blocks_reserved() const { return reserved_; }
+  // CHECKs that each block has `holders[block]` holders, 0 beyond their end, and that those with
+  // none are free, each once.
+  void CheckIntegrity(std::span<const std::int32_t> holders) const;
 
  private:
   std::int64_t SlabBlocks() const;

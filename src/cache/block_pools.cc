@@ -33,6 +33,16 @@ std::int64_t PoolsByShape::bytes_in_use() const {
   return bytes;
 }
 
+void PoolsByShape::CheckIntegrity(const Holdings& holdings) const {
+  std::int64_t reserved = 0;
+  for (const auto& pool : pools_) {
+    pool->CheckIntegrity(holdings.HoldersOf(*pool));
+    reserved += pool->blocks_reserved() * static_cast<std::int64_t>(pool->shape().bytes());
+  }
+  CAROUSEL_CHECK_EQ(reserved, bytes_reserved());
+  if (limit_bytes() > 0) CAROUSEL_CHECK_LE(reserved, limit_bytes());
+}
+
 BlockPools::BlockPools(std::span<const BlockShape> group_shapes, PoolsByShape& pools)
     : pools_(&pools) {
   for (const BlockShape& shape : group_shapes) groups_.push_back(pools_->Of(shape));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cache/block_pool.h"
+#include "cache/holdings.h"
 
 namespace carousel {
 
@@ -29,6 +30,8 @@ class PoolsByShape {
   std::int64_t limit_bytes() const { return budget_.limit(); }  // 0: none
   std::int64_t bytes_in_use() const;
   std::int64_t bytes_reserved() const { return budget_.used(); }
+  // CHECKs that what is held of each pool is what it thinks, and that the budget counts them all.
+  void CheckIntegrity(const Holdings& holdings) const;
 
  private:
   void Collect(std::int64_t bytes, const BlockPool* taker);

@@ -305,6 +305,24 @@ std::int64_t RecallStore::bytes() const {
   return static_cast<std::int64_t>(bytes);
 }
 
+void RecallStore::AddTo(Holdings* holdings) const {
+  holdings->AddPromise(*pools_, promised_);
+  CAROUSEL_CHECK_LE(capacity_, promised_);
+  for (const Lane& lane : lanes_) {
+    CAROUSEL_CHECK_LE(std::ssize(lane.in_order), capacity_);
+    CAROUSEL_CHECK_EQ(lane.in_order.size() + lane.free_slots.size(), lane.slots.size());
+    for (std::size_t i = 0; i < lane.in_order.size(); ++i) {
+      const StoredBlock& block = lane.slots[static_cast<std::size_t>(lane.in_order[i])];
+      CAROUSEL_CHECK(block.present());
+      if (i > 0) {
+        const auto before = static_cast<std::size_t>(lane.in_order[i - 1]);
+        CAROUSEL_CHECK_LT(lane.slots[before].logical.value, block.logical.value);
+      }
+      holdings->Add(*lane.pool, block.record);
+    }
+  }
+}
+
 void RecallStore::CheckIntegrity() const {
   pools_->CheckIntegrity();
   CAROUSEL_CHECK_LE(capacity_, promised_);

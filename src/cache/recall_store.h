@@ -102,6 +102,8 @@ class RecallStore {
   std::int64_t bytes_per_round() const { return pools_->bytes_per_round(); }
   // CHECKs that each block in use is in one slot of one lane.
   void CheckIntegrity() const;
+  // Adds what it holds, and CHECKs that its lists agree.
+  void AddTo(Holdings* holdings) const;
 
  private:
   struct Lane {

@@ -81,4 +81,10 @@ void TierPools::CheckIntegrity() const {
     CAROUSEL_CHECK_GE(pool.blocks->blocks_reserved(), pool.lanes * promised_);
 }
 
+void TierPools::CheckIntegrity(const Holdings& holdings) const {
+  CheckIntegrity();
+  CAROUSEL_CHECK_EQ(holdings.PromisedBy(*this), promised_);
+  for (const Pool& pool : pools_) pool.blocks->CheckIntegrity(holdings.HoldersOf(*pool.blocks));
+}
+
 }  // namespace carousel

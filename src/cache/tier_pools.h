@@ -10,6 +10,7 @@
 
 #include "cache/block_pool.h"
 #include "cache/block_shape.h"
+#include "cache/holdings.h"
 #include "cache/slab_source.h"
 
 namespace carousel {
@@ -52,6 +53,8 @@ class TierPools {
 
   // CHECKs that what is promised is there.
   void CheckIntegrity() const;
+  // And that it is what all sequences together hold and were promised.
+  void CheckIntegrity(const Holdings& holdings) const;
 
  private:
   struct Pool {

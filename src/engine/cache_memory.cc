@@ -34,4 +34,9 @@ TierPools* CacheMemory::TierOf(const RecallStoreOptions& options) {
   return tiers_.back().pools.get();
 }
 
+void CacheMemory::CheckIntegrity(const Holdings& holdings) const {
+  pools_.CheckIntegrity(holdings);
+  for (const Tier& tier : tiers_) tier.pools->CheckIntegrity(holdings);
+}
+
 }  // namespace carousel

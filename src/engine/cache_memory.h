@@ -35,6 +35,8 @@ class CacheMemory {
   // The second tier of sequences with these options; made when they are first asked for. Throws as
   // TierPools, and where the file is one that others with other options use.
   TierPools* TierOf(const RecallStoreOptions& options);
+  // CHECKs that what all sequences together hold is what the pools think.
+  void CheckIntegrity(const Holdings& holdings) const;
 
  private:
   struct Tier {

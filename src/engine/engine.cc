@@ -18,6 +18,7 @@
 #include "cache/moved_blocks.h"
 #include "carousel/error.h"
 #include "engine/cache_memory.h"
+#include "engine/engine_inside.h"
 #include "engine/layer_attention.h"
 #include "engine/prefix_index.h"
 #include "engine/prompt_sharing.h"
@@ -50,7 +51,7 @@ void CountMovedOut(const MovedBlocks& blocks, EngineMetrics* metrics) {
   if (blocks.is_in_file()) metrics->swapped_bytes += blocks.bytes();
 }
 
-class EngineImpl final : public Engine {
+class EngineImpl final : public Engine, public EngineInside {
  public:
   EngineImpl(std::unique_ptr<Model> model, const EngineConfig& config)
       : model_(std::move(model)),
@@ -97,6 +98,10 @@ class EngineImpl final : public Engine {
                                                 std::int64_t group) const override {
     return At(sequence).run().sequence().GatheredAttention(group);
   }
+
+  void CheckIntegrity() const override;
+  const SequenceRun& RunOf(SequenceId sequence) const override { return At(sequence).run(); }
+  const PrefixIndex& prefixes() const override { return prefixes_; }
 
  private:
   EngineSettings Settle(const EngineConfig& config);
@@ -717,7 +722,33 @@ SequenceMetrics EngineImpl::metrics(SequenceId sequence) const {
   return metrics;
 }
 
+void EngineImpl::CheckIntegrity() const {
+  Holdings holdings;
+  std::int64_t requests = 0;
+  for (const auto& [id, open] : sequences_) {
+    const Sequence& sequence = open.run().sequence();
+    sequence.CheckIntegrity(open.is_moved_out(), &holdings);
+    if (open.is_moved_out()) CAROUSEL_CHECK_EQ(open.moved_out.bytes(), sequence.cache_bytes());
+    if (open.run().HasRequest()) ++requests;
+  }
+  for (const auto& [id, run] : checkpoints_) {
+    CAROUSEL_CHECK(!run->HasRequest());
+    run->sequence().CheckIntegrity(/*is_moved_out=*/false, &holdings);
+  }
+  prefixes_.CheckIntegrity(&holdings);
+  line_.CheckIntegrity();
+  CAROUSEL_CHECK_EQ(line_.size(), requests);
+  CAROUSEL_CHECK_LE(std::ssize(line_.running()), config().scheduler.max_running);
+  memory_.CheckIntegrity(holdings);
+}
+
 }  // namespace
+
+const EngineInside& InsideOf(const Engine& engine) {
+  const auto* inside = dynamic_cast<const EngineInside*>(&engine);
+  CAROUSEL_CHECK(inside != nullptr);
+  return *inside;
+}
 
 std::unique_ptr<Engine> Engine::Create(std::unique_ptr<Model> model, const EngineConfig& config) {
   return std::make_unique<EngineImpl>(std::move(model), config);

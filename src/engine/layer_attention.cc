@@ -105,6 +105,7 @@ void LayerAttention::Attend(std::int64_t layer, std::int64_t rows, const float* 
     memory_->attention().Run(running_);
     for (const Part& part : parts_) {
       if (part.widened) part.sequence->recall_tasks()->ShareMass(LayerOf(part, layer));
+      if (watcher_ != nullptr) watcher_->SeeStage(layer, *part.sequence, part.stage);
     }
   }
   for (const Member& member : members_) {

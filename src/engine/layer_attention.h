@@ -15,6 +15,14 @@
 
 namespace carousel {
 
+// Told of each stage of a step when it has attended in a layer, while what it recalls is at hand
+// (RecallTasks::layer_parts). For tests.
+class AttentionWatcher {
+ public:
+  virtual ~AttentionWatcher() = default;
+  virtual void SeeStage(std::int64_t layer, const Sequence& sequence, std::int64_t stage) = 0;
+};
+
 class LayerAttention final : public AttentionCallback {
  public:
   // `memory` outlives it.
@@ -29,6 +37,8 @@ class LayerAttention final : public AttentionCallback {
               float* out) override;
 
   double seconds() const { return seconds_; }  // inside Attend, ever
+  // Outlives this, or null is given in time.
+  void Watch(AttentionWatcher* watcher) { watcher_ = watcher; }
 
  private:
   struct Member {
@@ -56,6 +66,7 @@ class LayerAttention final : public AttentionCallback {
   std::vector<AttentionTask> tasks_;    // without recall
   std::vector<AttentionTask> running_;  // of one run of the kernel
   double seconds_ = 0.0;
+  AttentionWatcher* watcher_ = nullptr;
 };
 
 }  // namespace carousel

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "base/mix.h"
 
 namespace carousel {
@@ -76,6 +77,26 @@ bool PrefixIndex::DropOldest() {
   by_hash_.erase(used_.back().hash);
   used_.pop_back();
   return true;
+}
+
+std::vector<const Sequence*> PrefixIndex::sequences() const {
+  std::vector<const Sequence*> all;
+  for (const Checkpoint& checkpoint : used_) all.push_back(checkpoint.sequence.get());
+  return all;
+}
+
+void PrefixIndex::CheckIntegrity(Holdings* holdings) const {
+  CAROUSEL_CHECK_EQ(by_hash_.size(), used_.size());
+  std::int64_t bytes = 0;
+  for (auto checkpoint = used_.begin(); checkpoint != used_.end(); ++checkpoint) {
+    const auto found = by_hash_.find(checkpoint->hash);
+    CAROUSEL_CHECK(found != by_hash_.end());
+    CAROUSEL_CHECK(&*found->second == &*checkpoint);
+    bytes += checkpoint->bytes;
+    checkpoint->sequence->CheckIntegrity(/*is_moved_out=*/false, holdings);
+  }
+  CAROUSEL_CHECK_EQ(bytes, bytes_);
+  if (keeps()) CAROUSEL_CHECK_LE(bytes_, limit_bytes_);
 }
 
 }  // namespace carousel

@@ -48,6 +48,10 @@ class PrefixIndex {
 
   std::int64_t size() const { return std::ssize(used_); }
   std::int64_t bytes() const { return bytes_; }
+  // Those that are kept, the most recently used first. Valid until one goes.
+  std::vector<const Sequence*> sequences() const;
+  // CHECKs that all are found and counted; adds what they hold.
+  void CheckIntegrity(Holdings* holdings) const;
 
  private:
   struct Checkpoint {

@@ -34,6 +34,8 @@ class RecallTasks {
   // After the widened tasks have run: adds up the mass of resident blocks in the layer's own tasks,
   // and notes what resident and recalled blocks have earned.
   void ShareMass(const RecallLayer& layer);
+  // Those of the layer at hand; none where nothing is recalled.
+  std::span<const RecallPart> layer_parts() const { return std::span(parts_).first(part_count_); }
 
  private:
   std::span<RecallPart> parts() { return std::span(parts_).first(part_count_); }

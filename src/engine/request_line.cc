@@ -2,6 +2,9 @@
 #include "engine/request_line.h"
 
 #include <algorithm>
+#include <set>
+
+#include "base/check.h"
 
 namespace carousel {
 
@@ -28,6 +31,20 @@ void RequestLine::Wait(OpenSequence* sequence) noexcept {
 void RequestLine::RunFirst() noexcept {
   running_.push_back(waiting_.front());
   waiting_.erase(waiting_.begin());
+}
+
+void RequestLine::CheckIntegrity() const {
+  std::set<const OpenSequence*> all;
+  for (const OpenSequence* open : running_) {
+    CAROUSEL_CHECK(open->run().HasRequest());
+    CAROUSEL_CHECK(!open->is_moved_out());
+    CAROUSEL_CHECK(all.insert(open).second);
+  }
+  for (std::size_t i = 0; i < waiting_.size(); ++i) {
+    CAROUSEL_CHECK(waiting_[i]->run().HasRequest());
+    CAROUSEL_CHECK(all.insert(waiting_[i]).second);
+    if (i > 0) CAROUSEL_CHECK(ComesBefore(*waiting_[i - 1], *waiting_[i]));
+  }
 }
 
 void RequestLine::Leave(OpenSequence* sequence) noexcept {

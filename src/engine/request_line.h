@@ -64,6 +64,9 @@ class RequestLine {
   void RunFirst() noexcept;
   // Its request has ended, if it had one.
   void Leave(OpenSequence* sequence) noexcept;
+  // CHECKs that each is in the line once and has a request, that those which wait are in their
+  // order, and that none runs whose blocks are out of the pools.
+  void CheckIntegrity() const;
 
  private:
   std::vector<OpenSequence*> running_;

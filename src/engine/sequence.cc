@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <utility>
 
 #include "base/check.h"
@@ -107,16 +108,31 @@ void Sequence::Return(std::int64_t group, const RecalledBlock& block, const std:
   if (!gathered_.empty()) gathered_[static_cast<std::size_t>(group)].Insert(entry);
 }
 
-// Blocks that others hold as well make no room when they leave.
-void Sequence::MakeRoom(std::int64_t group, const EvictionPlan& plan) {
-  BlockPool& pool = shared_->pools().of(group);
-  const auto entries = tables_.table(group).entries();
-  const std::int64_t freed =
-      std::count_if(plan.leaves.begin(), plan.leaves.end(), [&](std::int64_t entry) {
-        return !pool.is_shared(entries[static_cast<std::size_t>(entry)].block);
-      });
-  const std::int64_t missing = std::ssize(plan.returns) - freed;
-  if (missing > 0) pool.Reserve(pool.blocks_in_use() + missing);
+// Takes what the plans of all groups can lack, while nothing has changed: who finds no room comes
+// again, and then decides the same. Blocks that others hold as well make no room when they leave.
+void Sequence::MakeRoom(std::span<const EvictionPlan> plans) {
+  struct Need {
+    std::int64_t now = 0;  // blocks, after the groups so far
+    std::int64_t most = 0;
+  };
+  std::map<BlockPool*, Need> needs;
+  std::size_t bytes = 0;
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    const EvictionPlan& plan = plans[static_cast<std::size_t>(group)];
+    BlockPool& pool = shared_->pools().of(group);
+    const auto entries = tables_.table(group).entries();
+    const std::int64_t freed =
+        std::count_if(plan.leaves.begin(), plan.leaves.end(), [&](std::int64_t entry) {
+          return !pool.is_shared(entries[static_cast<std::size_t>(entry)].block);
+        });
+    Need& need = needs[&pool];
+    need.now += std::ssize(plan.returns) - freed;
+    need.most = std::max(need.most, need.now);
+    bytes = std::max(bytes, plan.returns.size() * shared_->shape(group).bytes());
+  }
+  returning_.Reserve(bytes);
+  for (const auto& [pool, need] : needs)
+    if (need.most > 0) pool->Reserve(pool->blocks_in_use() + need.most);
 }
 
 void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
@@ -126,10 +142,7 @@ void Sequence::Apply(std::int64_t group, const EvictionPlan& plan) {
     CountEvicted(group, plan.leaves);
     return Release(group, plan.leaves);
   }
-  // What can lack memory comes first, while nothing has changed.
   const BlockShape& shape = shared_->shape(group);
-  returning_.Reserve(plan.returns.size() * shape.bytes());
-  MakeRoom(group, plan);
   recall_->ForgetGiven(group, heads);
   // Out of the second tier before who goes comes into it, so that nothing is pushed out for the
   // places that they leave there.
@@ -168,6 +181,10 @@ void Sequence::EvictLayers(std::int64_t room_tokens) {
           tables_.table(group).entries(), victims[i].candidates, victims[i].entries, earned);
     }
   });
+  if (std::all_of(plans.begin(), plans.end(),
+                  [](const EvictionPlan& plan) { return plan.leaves.empty(); }))
+    return;
+  MakeRoom(plans);
   for (std::int64_t group = 0; group < tables_.groups(); ++group)
     Apply(group, plans[static_cast<std::size_t>(group)]);
 }
@@ -527,6 +544,19 @@ std::vector<TokenId> Sequence::LastOfAnswers() const {
   for (const TokenSpan& answer : said_)
     last.push_back(history_[static_cast<std::size_t>(answer.end - 1)]);
   return last;
+}
+
+void Sequence::CheckIntegrity(bool is_moved_out, Holdings* holdings) const {
+  CAROUSEL_CHECK(!begin_.has_value());
+  CAROUSEL_CHECK_EQ(std::ssize(history_), tables_.logical_length().value);
+  tables_.CheckIntegrity();
+  for (std::int64_t group = 0; group < tables_.groups(); ++group) {
+    for (const TableEntry& entry : tables_.table(group).entries()) {
+      CAROUSEL_CHECK_EQ(entry.block == BlockId{}, is_moved_out);
+      if (!is_moved_out) holdings->Add(shared_->pools().of(group), entry.block);
+    }
+  }
+  if (recall_) recall_->store().AddTo(holdings);
 }
 
 std::int64_t Sequence::cache_bytes() const {

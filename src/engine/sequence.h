@@ -88,6 +88,7 @@ class Sequence {
                              std::span<const AttentionTask> tasks);
   // nullptr: nothing is recalled.
   RecallTasks* recall_tasks() { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
+  const RecallTasks* recall_tasks() const { return recall_tasks_ ? &*recall_tasks_ : nullptr; }
   RecallState* recall() { return recall_ ? &*recall_ : nullptr; }
   const RecallState* recall() const { return recall_ ? &*recall_ : nullptr; }
   // Keeps what policies want to see of the layer after the forward pass.
@@ -129,6 +130,11 @@ class Sequence {
   // Recalled blocks that moved back into the cache, ever, over all groups.
   std::int64_t promoted_blocks() const { return promoted_blocks_; }
 
+  const SharedCache* shared() const { return shared_; }
+  // Between steps. CHECKs that its tables and its second tier are whole, and that it holds nothing
+  // of the pools where it is moved out; adds what it holds.
+  void CheckIntegrity(bool is_moved_out, Holdings* holdings) const;
+
  private:
   // Now in the group's table no more; what has only left a sliding window is no loss.
   std::int64_t Forgotten(std::int64_t group) const;
@@ -136,7 +142,7 @@ class Sequence {
   std::vector<std::int64_t> BlocksPastWindow(std::int64_t group, std::int64_t tokens) const;
   void ReleasePastWindows();
   void EvictLayers(std::int64_t room_tokens);
-  void MakeRoom(std::int64_t group, const EvictionPlan& plan);
+  void MakeRoom(std::span<const EvictionPlan> plans);
   void Apply(std::int64_t group, const EvictionPlan& plan);
   void Release(std::int64_t group, std::span<const std::int64_t> entries);
   void Store(std::int64_t group, std::span<const std::int64_t> entries);

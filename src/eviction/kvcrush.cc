@@ -6,6 +6,7 @@
 #include <random>
 
 #include "base/check.h"
+#include "base/mix.h"
 
 namespace carousel {
 namespace {
@@ -17,16 +18,14 @@ class KvCrush final : public Policy {
         budget_(context.config.kvcrush_budget),
         anchor_(context.config.kvcrush_anchor),
         block_size_(static_cast<std::size_t>(context.shape.block_size)),
-        seed_(context.config.policy_seed + static_cast<std::uint64_t>(context.group)),
-        random_(seed_) {}
+        seed_(context.config.policy_seed + static_cast<std::uint64_t>(context.group)) {}
 
   KvCrush(const KvCrush& from)
       : scores_(from.scores_->Clone()),
         budget_(from.budget_),
         anchor_(from.anchor_),
         block_size_(from.block_size_),
-        seed_(from.seed_),
-        random_(from.random_) {}
+        seed_(from.seed_) {}
 
   std::unique_ptr<Policy> Clone() const override { return std::make_unique<KvCrush>(*this); }
   std::int64_t CountedQueries(const PolicyStep& step) const override {
@@ -43,24 +42,18 @@ class KvCrush final : public Policy {
   std::vector<std::int64_t> Choose(const GroupView& view, std::int64_t count) override;
   void Erase(std::span<const std::int64_t> entries) override { scores_->Erase(entries); }
   void Insert(std::int64_t entry) override { scores_->Insert(entry); }
-  void Clear() override {
-    scores_->Clear();
-    random_.seed(seed_);
-  }
-  std::int64_t bytes() const override {
-    return scores_->bytes() + static_cast<std::int64_t>(sizeof(random_));
-  }
+  void Clear() override { scores_->Clear(); }
+  std::int64_t bytes() const override { return scores_->bytes(); }
 
  private:
   std::vector<bool> Indicators(const GroupView& view);
-  std::vector<bool> Anchor(const std::vector<bool>& indicators);
+  std::vector<bool> Anchor(const GroupView& view, const std::vector<bool>& indicators) const;
 
   std::unique_ptr<Policy> scores_;
   std::int64_t budget_;
   KvCrushAnchor anchor_;
   std::size_t block_size_;
   std::uint64_t seed_;
-  std::mt19937_64 random_;
 };
 
 // [candidates * block_size]
@@ -78,11 +71,16 @@ std::vector<bool> KvCrush::Indicators(const GroupView& view) {
   return indicators;
 }
 
-std::vector<bool> KvCrush::Anchor(const std::vector<bool>& indicators) {
+// A random one hangs on how long the stream is, so that whoever asks again gets the same.
+std::vector<bool> KvCrush::Anchor(const GroupView& view,
+                                  const std::vector<bool>& indicators) const {
+  const TableEntry& last = view.entries.back();
+  const auto length = static_cast<std::uint64_t>((last.logical + last.tokens).value);
+  std::mt19937_64 random(Mix(seed_) ^ length);
   std::vector<bool> anchor(block_size_, anchor_ == KvCrushAnchor::kOnes);
   const std::size_t blocks = indicators.size() / block_size_;
   for (std::size_t slot = 0; slot < block_size_; ++slot) {
-    if (anchor_ == KvCrushAnchor::kRandom) anchor[slot] = (random_() & 1) != 0;
+    if (anchor_ == KvCrushAnchor::kRandom) anchor[slot] = (random() & 1) != 0;
     if (anchor_ == KvCrushAnchor::kAlternating) anchor[slot] = slot % 2 == 1;
     if (anchor_ == KvCrushAnchor::kMean) {
       std::size_t ones = 0;
@@ -102,7 +100,7 @@ std::vector<std::int64_t> KvCrush::Choose(const GroupView& view, std::int64_t co
   const std::int64_t taken_back = wanted - count;
   if (taken_back == 0) return dropped;
   const std::vector<bool> indicators = Indicators(view);
-  const std::vector<bool> anchor = Anchor(indicators);
+  const std::vector<bool> anchor = Anchor(view, indicators);
   const auto distance = [&](std::int64_t entry) {
     const auto place = static_cast<std::size_t>(
         std::lower_bound(view.candidates.begin(), view.candidates.end(), entry) -

@@ -581,6 +581,24 @@ TEST_P(EveryPolicy, IsDeterministicForASeedAndClearForgets) {
   }
 }
 
+// A step that finds no room is planned again.
+TEST_P(EveryPolicy, SaysTheSameWhenItIsAskedAgain) {
+  for (const std::int64_t kvcrush : {0, 2}) {
+    if (kvcrush > 0 && GetParam() == "adaptive_rkv") continue;
+    PolicyWorld world({}, 6);
+    const auto policy =
+        Make(world, {.policy = GetParam(), .policy_seed = 7, .kvcrush_budget = kvcrush});
+    for (int step = 0; step < 20; ++step) {
+      world.Step(24, 20 - step, policy.get());
+      const auto candidates = world.Candidates(8, 1);
+      if (candidates.size() < 8) continue;
+      const auto gone = policy->Choose(world.View(candidates), 3);
+      EXPECT_EQ(policy->Choose(world.View(candidates), 3), gone);
+      world.Evict(gone, policy.get());
+    }
+  }
+}
+
 TEST_P(EveryPolicy, HasALineForTheHelp) {
   const PolicyEntry* entry = FindPolicy(GetParam());
   ASSERT_NE(entry, nullptr);

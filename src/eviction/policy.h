@@ -80,7 +80,8 @@ struct GroupView {
 //   Clone                                  between steps, when a sequence forks,
 //   Clear                                  when the sequence is forgotten,
 // from one thread at a time; other groups' objects may run beside it. The same calls with the same
-// seed give the same answers: a policy has no clock and no global state.
+// seed give the same answers: a policy has no clock and no global state. Score and Choose leave
+// none either: a step that finds no room is planned again, and they are asked again.
 class Policy {
  public:
   virtual ~Policy() = default;

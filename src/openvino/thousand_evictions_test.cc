@@ -139,7 +139,7 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
     cache.Commit(now, 0);
     logits.assign(given.begin(), given.end());
     for (std::size_t layer = 0; layer < layer_count; ++layer) {
-      const AttentionBlock& block = plan->groups[layer].blocks.back();
+      const AttentionBlock& block = plan->stages[0].groups[layer].blocks.back();
       written[layer][block.logical.value] =
           Bytes(block.data, block.data + settings.shapes[layer].bytes());
     }
@@ -147,7 +147,7 @@ TEST(ThousandEvictionsOfTheDefaultModel, LeaveWhatOneLeaves) {
   ASSERT_GE(evictions, kLeastEvictions);
 
   for (std::size_t layer = 0; layer < layer_count; ++layer) {
-    for (const AttentionBlock& block : plan->groups[layer].blocks) {
+    for (const AttentionBlock& block : plan->stages[0].groups[layer].blocks) {
       const Bytes held(block.data, block.data + settings.shapes[layer].bytes());
       EXPECT_EQ(held, written[layer].at(block.logical.value))
           << "layer " << layer << ", token " << block.logical.value;

@@ -2,6 +2,9 @@
 // How many random cases a test runs.
 #pragma once
 
+#include <cstdint>
+#include <cstdlib>
+
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define CAROUSEL_UNDER_THREAD_SANITIZER
@@ -27,6 +30,12 @@ constexpr int RandomCases(int cases) {
 #else
   return cases;
 #endif
+}
+
+// A number that an environment variable gives, for runs by hand that are longer or begin elsewhere.
+inline std::int64_t NumberFrom(const char* variable, std::int64_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text != nullptr && *text != '\0' ? std::strtoll(text, nullptr, 10) : otherwise;
 }
 
 // Of odd inputs each may lead to a stray access of its own: all of them, save where races are
