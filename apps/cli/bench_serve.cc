@@ -263,6 +263,8 @@ ordered_json Line(const ServeResult& result, const RequestLoad& load, std::int64
       {"steps", result.metrics.steps},
       {"rows", result.metrics.rows},
       {"preemptions", result.metrics.preemptions},
+      {"evicted_tokens", result.metrics.evicted_tokens},
+      {"reused_tokens", result.metrics.reused_tokens},
       {"evicted_block_age_tokens", HistogramJson(result.metrics.evicted_blocks.age)},
       {"evicted_block_idle_tokens", HistogramJson(result.metrics.evicted_blocks.idle)},
       {"peak_cache_bytes", result.peak_cache_bytes},

@@ -72,6 +72,8 @@ class Soak {
             {"moved_out_bytes", metrics.moved_out_bytes},
             {"preemptions", metrics.preemptions},
             {"evicted_tokens", metrics.evicted_tokens},
+            {"recalled_blocks", metrics.recalled_blocks},
+            {"promoted_blocks", metrics.promoted_blocks},
             {"reused_tokens", metrics.reused_tokens},
             {"accepted_tokens", metrics.accepted_tokens}};
   }

@@ -127,12 +127,14 @@ struct EngineMetrics {
   // Added up over all steps of all sequences, ever: of each step what it evicted in the group that
   // evicted most in it, so for a sequence it may come to more than SequenceMetrics has.
   std::int64_t evicted_tokens = 0;
-  EvictedBlocks evicted_blocks;     // by all sequences, ever
-  Histogram queue_time;             // of requests: from Submit until they run
-  Histogram time_to_first_token;    // likewise: from Submit
-  Histogram time_per_output_token;  // of each token after an answer's first: since the one before
-  double attention_seconds = 0.0;   // inside our attention, ever
-  double forward_seconds = 0.0;     // the model's whole forward, attention included, ever
+  EvictedBlocks evicted_blocks;      // by all sequences, ever
+  std::int64_t recalled_blocks = 0;  // of open sequences, now, as SequenceMetrics has them
+  std::int64_t promoted_blocks = 0;  // of open sequences, ever, likewise
+  Histogram queue_time;              // of requests: from Submit until they run
+  Histogram time_to_first_token;     // likewise: from Submit
+  Histogram time_per_output_token;   // of each token after an answer's first: since the one before
+  double attention_seconds = 0.0;    // inside our attention, ever
+  double forward_seconds = 0.0;      // the model's whole forward, attention included, ever
 };
 
 }  // namespace carousel

@@ -499,8 +499,8 @@ void EngineImpl::Guess(const std::vector<OpenSequence*>& moving) {
     ++answers;
     most = std::max(most, open->run().request().sampling.max_draft_tokens);
   }
-  std::int64_t left = std::min(rows, most);
-  if (left <= 0) return;
+  if (answers == 0) return;
+  std::int64_t left = std::max<std::int64_t>(0, std::min(rows, most));
   std::int64_t share = std::max<std::int64_t>(1, left / answers);
   // So that how many guess beside it changes nothing of how an answer is rounded.
   if (IsPadded()) share = std::min(share, kInvariantRows - 1);
@@ -709,7 +709,13 @@ EngineMetrics EngineImpl::metrics() const {
   metrics.checkpoints = prefixes_.size() + std::ssize(checkpoints_);
   metrics.checkpoint_bytes = prefixes_.bytes();
   for (const auto& [id, run] : checkpoints_) metrics.checkpoint_bytes += run->sequence().bytes();
-  for (const auto& [id, open] : sequences_) CountMovedOut(open.moved_out, &metrics);
+  for (const auto& [id, open] : sequences_) {
+    CountMovedOut(open.moved_out, &metrics);
+    const Sequence& sequence = open.run().sequence();
+    metrics.promoted_blocks += sequence.promoted_blocks();
+    if (sequence.recall() != nullptr)
+      metrics.recalled_blocks += sequence.recall()->recalled_blocks();
+  }
   metrics.evicted_blocks = memory_.evicted_blocks();
   metrics.attention_seconds = attention_.seconds();
   return metrics;

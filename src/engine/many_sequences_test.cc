@@ -149,6 +149,14 @@ class ManySequences {
 
   void FinishAll() {
     while (engine_->HasWork()) Step();
+    std::int64_t recalled = 0;
+    std::int64_t promoted = 0;
+    for (const Pair& pair : pairs_) {
+      recalled += pair.alone->metrics().recalled_blocks;
+      promoted += pair.alone->metrics().promoted_blocks;
+    }
+    EXPECT_EQ(engine_->metrics().recalled_blocks, recalled);
+    EXPECT_EQ(engine_->metrics().promoted_blocks, promoted);
     for (const Pair& pair : pairs_) engine_->Close(pair.sequence);
     EXPECT_EQ(engine_->metrics().cache_bytes, 0);
     EXPECT_EQ(engine_->metrics().sequences, 0);
