@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/check.h"
+#include "cache/holdings.h"
 
 namespace carousel {
 

@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "cache/block_pool.h"
-#include "cache/holdings.h"
 
 namespace carousel {
+
+class Holdings;
 
 // The pools of all sequences of an engine. Where the limit is spent, free slabs of one shape make
 // room for another's.

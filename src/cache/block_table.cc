@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "cache/moved_blocks.h"
 #include "carousel/error.h"
 
 namespace carousel {

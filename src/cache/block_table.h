@@ -9,11 +9,12 @@
 #include <vector>
 
 #include "cache/block_pools.h"
-#include "cache/moved_blocks.h"
 #include "carousel/enums.h"
 #include "carousel/types.h"
 
 namespace carousel {
+
+class MovedBlocks;
 
 // A block of consecutive tokens. All but a table's last entry are full.
 struct TableEntry {
