@@ -281,7 +281,7 @@ TEST(BeamSearch, ABeamForgetsAsASequenceAloneDoes) {
   Generator generator(43);
   std::int64_t evicted = 0;
   std::int64_t recalled = 0;
-  for (int scenario = 0; scenario < RandomCases(40); ++scenario) {
+  for (int scenario = 0; scenario < std::max(RandomCases(40), 8); ++scenario) {
     SCOPED_TRACE(scenario);
     const EngineConfig config = RandomConfig(&generator);
     const TinyModelOptions options = RandomModel(&generator);
@@ -348,7 +348,7 @@ TEST(BeamSearch, OneBeamIsGreedy) {
 // An answer that is read as one is what it is when it is forced.
 TEST(BeamSearch, AnAnswerThatIsGivenIsReadAsOneThatIsForced) {
   Generator generator(47);
-  for (int scenario = 0; scenario < RandomCases(40); ++scenario) {
+  for (int scenario = 0; scenario < std::max(RandomCases(40), 8); ++scenario) {
     SCOPED_TRACE(scenario);
     const EngineConfig config = RandomConfig(&generator);
     const auto alone = SingleSequenceEngine::Create(Tiny({}), config);
